@@ -1,0 +1,71 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+PYTHON ?= python3
+COMMAND ?= test
+
+# An environment is made anew when what is to be in it changes: its stamp is named by the content.
+stamp = $(1)/made-from-$(shell sha256sum requirements/$(2).txt | cut -c 1-12)
+DEV := $(call stamp,build/venv,dev)
+GALAXY := $(call stamp,build/venv-galaxy,galaxy)
+
+export PATH := $(CURDIR)/build/venv/bin:$(PATH)
+
+.PHONY: help
+help:  ## List the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: check
+check: $(DEV)  ## Lint and unit tests
+	@tests/run check
+
+.PHONY: test
+test: $(DEV) $(GALAXY)  ## Everything, on hosts too
+	@tests/run test
+
+.PHONY: lint sanity unit cluster
+lint: $(DEV)  ## Static checks
+sanity: $(DEV)  ## ansible-test sanity
+unit: $(DEV)  ## Unit and property tests
+cluster: $(DEV)  ## Modules against a cluster on this machine
+lint sanity unit cluster:
+	@tests/run $@
+
+.PHONY: galaxy
+galaxy: $(DEV) $(GALAXY)  ## Build the collection and import it as Ansible Galaxy does
+	@tests/run galaxy
+
+.PHONY: molecule
+molecule: $(DEV)  ## Tests on hosts: SCENARIO=default COMMAND=converge ARGS=...
+	@tests/stages/molecule $(COMMAND) $(if $(SCENARIO),--scenario-name $(SCENARIO),--all) $(ARGS)
+
+.PHONY: bench
+bench: $(DEV)  ## Measurements
+	@tests/bench/run
+
+.PHONY: pin
+pin:  ## Resolve requirements/dev.in anew
+	rm -rf build/pin
+	$(PYTHON) -m venv build/pin
+	build/pin/bin/pip install --quiet --no-compile --requirement requirements/dev.in
+	sed -n '/^#/p; /^$$/p' requirements/dev.txt >build/pin/dev.txt
+	build/pin/bin/pip freeze >>build/pin/dev.txt
+	mv build/pin/dev.txt requirements/dev.txt
+
+.PHONY: clean
+clean:  ## Remove what was built, and stop the Docker Engine that the tests started
+	tests/fixtures/docker_engine stop
+	rm -rf build .ansible
+
+build/venv/made-from-%: | requirements/dev.txt
+	$(make-environment)
+
+build/venv-galaxy/made-from-%: | requirements/galaxy.txt
+	$(make-environment)
+
+define make-environment
+@rm -rf $(@D)
+@$(PYTHON) -m venv $(@D)
+@$(@D)/bin/pip install --quiet --disable-pip-version-check --no-compile --requirement $|
+@touch $@
+endef
