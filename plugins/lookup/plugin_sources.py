@@ -1,0 +1,109 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: plugin_sources
+short_description: Plugin packages, packed for the hosts and identified by their content
+version_added: 0.1.0
+author:
+  - The flotilla.dask contributors (@flotilla)
+description:
+  - Takes packages that lie on the controller, or requirements that the hosts fetch, and returns what has to be installed.
+  - A directory is packed as a source distribution. The digest is over the content, so that the same package gives the same
+    environment wherever the checkout lies, and an edited one gives a new environment.
+options:
+  _terms:
+    description:
+      - The directory of a package with a C(pyproject.toml) or C(setup.py), or the path of a wheel or source distribution;
+        relative paths are looked up as in other lookups. Without a C(/) it is a requirement such as V(mylab-tools==2.1).
+    required: true
+    type: list
+    elements: str
+"""
+
+EXAMPLES = r"""
+- name: See what would be installed
+  ansible.builtin.debug:
+    msg: "{{ query('flotilla.dask.plugin_sources', '/srv/plugins/wordcount', 'mylab-tools==2.1') }}"
+"""
+
+RETURN = r"""
+_raw:
+  description:
+    - For each plugin its C(digest), and either C(archive) (a file on the controller) with the C(file) name that it should
+      have on the host, or a C(requirement).
+  type: list
+  elements: dict
+"""
+
+import hashlib
+import os
+import tarfile
+import typing as t
+
+from ansible import constants as C
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+
+LEFT_OUT = {"__pycache__", "build", "dist", "node_modules"}
+PROJECT_FILES = ("pyproject.toml", "setup.py")
+
+
+def project_files(directory: str) -> list[str]:
+    """Returns the files of a package, relative to it and sorted; caches, builds and hidden files are left out."""
+    found = []
+    for folder, folders, names in os.walk(directory):
+        folders[:] = sorted(
+            name for name in folders if name not in LEFT_OUT and not name.startswith(".") and not name.endswith(".egg-info")
+        )
+        found += [os.path.relpath(os.path.join(folder, name), directory) for name in names if name[0] != "."]
+    return sorted(found)
+
+
+def content_digest(root: str, names: t.Iterable[str]) -> str:
+    """Returns 12 hexadecimal digits over the names and contents of files."""
+    digest = hashlib.sha256()
+    for name in names:
+        with open(os.path.join(root, name), "rb") as file:
+            content = file.read()
+        digest.update("{0}\0{1}\0".format(name, len(content)).encode() + content)
+    return digest.hexdigest()[:12]
+
+
+class LookupModule(LookupBase):
+    """Packs plugin packages."""
+
+    def run(self, terms: list[str], variables: dict[str, t.Any] | None = None, **kwargs: t.Any) -> list[dict[str, str]]:
+        self.set_options(var_options=variables, direct=kwargs)
+        return [self._source(str(term), variables or {}) for term in terms]
+
+    def _source(self, term: str, variables: dict[str, t.Any]) -> dict[str, str]:
+        if "/" not in term:
+            return {"requirement": term, "digest": term}
+        path = self.find_file_in_search_path(variables, "files", os.path.expanduser(term), ignore_missing=True)
+        if not path:
+            raise AnsibleLookupError(
+                "dask_environment_plugins: '{0}' is refused: no such file or directory on the controller. Allowed: a "
+                "package's directory, a wheel, a source distribution, or a requirement without '/'.".format(term)
+            )
+        path = os.path.realpath(path)
+        name = os.path.basename(path)
+        if os.path.isfile(path):
+            return {"archive": path, "file": name, "digest": content_digest(os.path.dirname(path), [name])}
+        if not any(os.path.isfile(os.path.join(path, project)) for project in PROJECT_FILES):
+            raise AnsibleLookupError(
+                "dask_environment_plugins: '{0}' is refused: it has no {1}, so it isn't a package that pip can "
+                "install.".format(term, " or ".join(PROJECT_FILES))
+            )
+        files = project_files(path)
+        digest = content_digest(path, files)
+        archive = os.path.join(C.DEFAULT_LOCAL_TMP, "{0}-{1}.tar.gz".format(name, digest))
+        if not os.path.exists(archive):
+            with tarfile.open(archive + ".part", "w:gz") as tar:
+                for file in files:
+                    tar.add(os.path.join(path, file), arcname=os.path.join(name, file))
+            os.replace(archive + ".part", archive)
+        return {"archive": archive, "file": os.path.basename(archive), "digest": digest}

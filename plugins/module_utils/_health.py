@@ -1,0 +1,95 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Judges a cluster: what its scheduler says against what the plan promised. Pure (private to this collection)."""
+
+from __future__ import annotations
+
+import typing as t
+
+SILENT_AFTER = 30.0
+"""Seconds. Workers send a heartbeat every few seconds at most; one that is silent for this long is in trouble."""
+
+Worker = t.Dict[str, t.Any]
+
+
+def workers(identity: t.Mapping[str, t.Any], now: float) -> list[Worker]:
+    """Returns every worker that the scheduler knows, sorted by name.
+
+    :param identity: What ``distributed.Scheduler.identity`` returns.
+    :param now: Seconds since the epoch, by the clock of the scheduler's host.
+    """
+    return sorted((_worker(address, each, now) for address, each in identity["workers"].items()), key=_by_name)
+
+
+def _by_name(worker: Worker) -> str:
+    return str(worker["name"])
+
+
+def _worker(address: str, each: t.Mapping[str, t.Any], now: float) -> Worker:
+    metrics = each.get("metrics", {})
+    counts = metrics.get("task_counts", {})
+    return {
+        "name": str(each["name"]),
+        "address": address,
+        "status": each["status"],
+        "threads": each["nthreads"],
+        "memory_limit": each["memory_limit"] or 0,
+        "memory": metrics.get("memory", 0),
+        "spilled": metrics.get("spilled_bytes", {}).get("disk", 0),
+        "last_seen": round(max(0.0, now - each["last_seen"]), 1),
+        "resources": dict(each.get("resources", {})),
+        "dashboard_port": each.get("services", {}).get("dashboard", 0),
+        "tasks": {
+            "executing": counts.get("executing", 0),
+            "ready": counts.get("ready", 0) + counts.get("constrained", 0),
+            "waiting": counts.get("waiting", 0),
+            "in_memory": counts.get("memory", 0),
+        },
+    }
+
+
+def missing(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    """Returns the names of promised workers that aren't there."""
+    names = {worker["name"] for worker in found}
+    return [str(each["name"]) for each in promised if each["name"] not in names]
+
+
+def degradations(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    """Returns in words what keeps a cluster from being healthy; nothing, if it is.
+
+    :param found: What ``workers`` returns.
+    :param promised: What ``launch.promised_workers`` returns.
+    """
+    reasons = []
+    hosts = {each["name"]: each["host"] for each in promised}
+    absent = missing(found, promised)
+    if absent:
+        listed = ", ".join("{0} (host {1})".format(name, hosts[name]) for name in absent[:10])
+        more = " and {0} more".format(len(absent) - 10) if len(absent) > 10 else ""
+        reasons.append("{0} of {1} planned workers missing: {2}{3}".format(len(absent), len(promised), listed, more))
+    ports = {each["name"]: each["dashboard"] for each in promised}
+    for worker in found:
+        name = worker["name"]
+        if worker["status"] != "running":
+            reasons.append("worker {0} is {1}".format(name, worker["status"]))
+        if worker["last_seen"] > SILENT_AFTER:
+            reasons.append("worker {0} was last heard of {1:.0f} s ago".format(name, worker["last_seen"]))
+        if name in ports and worker["dashboard_port"] != ports[name]:
+            reasons.append(
+                "worker {0} serves HTTP on port {1} instead of {2}, which another program had taken".format(
+                    name, worker["dashboard_port"], ports[name]
+                )
+            )
+    return reasons
+
+
+def summary(health: str, found: t.Sequence[Worker], promised: int) -> str:
+    """Returns the cluster's state in one line."""
+    threads = sum(worker["threads"] for worker in found)
+    memory = sum(worker["memory_limit"] for worker in found)
+    tasks = sum(sum(worker["tasks"].values()) for worker in found)
+    return "{0}: {1} of {2} workers, {3} threads, {4:.1f} GiB memory, {5} tasks".format(
+        health, len(found), promised, threads, memory / 2**30, tasks
+    )

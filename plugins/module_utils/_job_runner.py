@@ -1,0 +1,286 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Runs one job: the process between a job's record on disk and the cluster (private to this collection).
+
+``dask_job`` copies this file into the job's directory and starts it there, detached, with the interpreter of the cluster's
+environment; so it imports nothing of the collection. It outlives the play, keeps the record up to date, and starts the
+work afresh when the scheduler, which keeps everything in memory, was lost meanwhile.
+
+Files in the job's directory: ``specification.json`` (what to do), ``state.json`` (how it stands), ``result.json`` (what the
+function returned), ``output.log``, ``work/`` (the working directory).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import typing as t
+
+MONITOR_SECONDS = 1.0
+RETURN_SECONDS = 600.0
+"""How long a job waits for a lost scheduler to come back."""
+ANSWER_SECONDS = 5.0
+LAST_LINES = 20
+
+
+class Failure(Exception):
+    """The job failed. ``reason``: import, error, exit, result, timeout or scheduler."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Cancelled(Exception):
+    """Somebody asked for the job's end."""
+
+
+class Runner:
+    """One job. :param directory: the job's directory, absolute."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.specification = self._read("specification.json")
+        self.state = self._read("state.json")
+        self.address = self.specification["scheduler"]
+        self.scheduler: str | None = None
+        self.cancelled = threading.Event()
+        self.done = threading.Event()
+        self.child: subprocess.Popen[bytes] | None = None
+        self.outcome: t.Any = None
+        self.error: Failure | None = None
+
+    def run(self) -> None:
+        """Runs the job to its end and records it."""
+        signal.signal(signal.SIGTERM, lambda *_ignored: self.cancelled.set())
+        self._update(state="running", pid=os.getpid(), attempts=self.state["attempts"] + 1)
+        try:
+            work = self._prepare()
+            self._connect()
+            threading.Thread(target=self._work, args=(work,), daemon=True).start()
+            self._monitor()
+            if self.error:
+                raise self.error
+            if self.outcome is not None:
+                self._write("result.json", self.outcome)
+            self._end("finished")
+        except Cancelled:
+            self._end("cancelled", reason="cancelled", message="It was cancelled.")
+        except Failure as failure:
+            self._end("failed", reason=failure.reason, message=str(failure))
+
+    def _prepare(self) -> t.Callable[[], t.Any]:
+        if self.specification["script"]:
+            return self._run_script
+        function = load_function(self.specification["function"])
+        arguments = self.specification["arguments"]
+        if isinstance(arguments, dict):
+            return lambda: function(**arguments)
+        return lambda: function(*arguments)
+
+    def _connect(self) -> None:
+        """Waits for the scheduler: as long as was asked for at first, longer for one that was lost."""
+        first = self.state["attempts"] == 1
+        patience = self.specification["connect_timeout"] if first else RETURN_SECONDS
+        end = time.monotonic() + patience
+        while True:
+            self._check_limits()
+            try:
+                self.scheduler = ask(self.address, min(patience, ANSWER_SECONDS))["id"]
+                return
+            except OSError as error:
+                if time.monotonic() >= end:
+                    raise Failure(
+                        "scheduler", "No scheduler answers at {0} within {1:g} s ({2}).".format(self.address, patience, error)
+                    ) from error
+            self.cancelled.wait(0.2)
+
+    def _work(self, work: t.Callable[[], t.Any]) -> None:
+        try:
+            if self.specification["script"]:
+                work()
+            else:
+                from distributed import Client
+
+                Client(self.address, timeout=ANSWER_SECONDS, name="job-" + self.specification["name"])
+                self.outcome = as_json(work())
+        except Failure as failure:
+            self.error = failure
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                self.error = Failure("exit", "The function ended the process with exit status {0}.".format(error.code))
+        except BaseException as error:
+            traceback.print_exc()
+            last = traceback.format_exception_only(type(error), error)[-1].strip()
+            self.error = Failure("error", last)
+        finally:
+            self.done.set()
+
+    def _run_script(self) -> None:
+        script = self.specification["script"]
+        words = [sys.executable, script, *map(str, self.specification["arguments"])]
+        self.child = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+        status = self.child.wait()
+        if status:
+            ending = "exit status {0}".format(status) if status > 0 else "signal {0}".format(-status)
+            lines = last_lines(os.path.join(self.directory, "output.log"), LAST_LINES)
+            raise Failure("exit", "{0} ended with {1}. Its last lines:\n{2}".format(script, ending, lines))
+
+    def _monitor(self) -> None:
+        """Returns when the work has ended; starts afresh if it ended, or can only end, because of a lost scheduler."""
+        while not self.done.wait(MONITOR_SECONDS):
+            self._check_limits()
+            try:
+                answer = ask(self.address, ANSWER_SECONDS, progress=True)
+            except OSError:
+                continue
+            if answer["id"] != self.scheduler:
+                self._start_afresh()
+            self._update(progress=answer["progress"])
+        if self.error and self.error.reason != "result" and self._scheduler_lost():
+            self._start_afresh()
+
+    def _scheduler_lost(self) -> bool:
+        try:
+            return bool(ask(self.address, ANSWER_SECONDS)["id"] != self.scheduler)
+        except OSError:
+            return True
+
+    def _start_afresh(self) -> None:
+        """Replaces this process, and so whatever hangs on the lost scheduler, by a new one with the same record."""
+        if self.state["attempts"] > self.specification["retries"]:
+            raise Failure(
+                "scheduler",
+                "The scheduler was lost {0} times while the job ran; it may be the job that ends it.".format(
+                    self.state["attempts"]
+                ),
+            )
+        print("The scheduler was lost; the job is submitted again.", flush=True)
+        self._stop_child()
+        os.execv(sys.executable, [sys.executable, os.path.abspath(__file__), self.directory])
+
+    def _check_limits(self) -> None:
+        if not os.path.isdir(self.directory):
+            self._stop_child()
+            os._exit(1)
+        if self.cancelled.is_set():
+            raise Cancelled
+        limit = self.specification["timeout"]
+        if limit and time.time() - self.state["started"] > limit:
+            raise Failure("timeout", "It ran out of time: after {0:g} s it was cancelled.".format(limit))
+
+    def _stop_child(self) -> None:
+        if self.child and self.child.poll() is None:
+            os.killpg(self.child.pid, signal.SIGTERM)
+            try:
+                self.child.wait(ANSWER_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.child.pid, signal.SIGKILL)
+
+    def _end(self, state: str, **more: t.Any) -> None:
+        """Records the end, then leaves at once: the client's tasks end with its connection, hanging threads with us."""
+        self._stop_child()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._update(state=state, ended=time.time(), **more)
+        os._exit(0)
+
+    def _update(self, **changes: t.Any) -> None:
+        self.state.update(changes)
+        self._write("state.json", self.state)
+
+    def _read(self, name: str) -> t.Any:
+        with open(os.path.join(self.directory, name), encoding="utf-8") as file:
+            return json.load(file)
+
+    def _write(self, name: str, content: t.Any) -> None:
+        path = os.path.join(self.directory, name)
+        with open(path + ".part", "w", encoding="utf-8") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".part", path)
+
+
+def load_function(name: str) -> t.Callable[..., t.Any]:
+    """Returns the function called ``package.module:callable``. :raises Failure: it can't be imported, said where it looked."""
+    module_name, _colon, attributes = name.partition(":")
+    try:
+        found: t.Any = importlib.import_module(module_name)
+        for attribute in attributes.split("."):
+            found = getattr(found, attribute)
+    except Exception as error:
+        if not isinstance(error, (ImportError, AttributeError)):
+            traceback.print_exc()
+        places = "\n".join("  " + path for path in sys.path if path)
+        raise Failure(
+            "import", "{0} cannot be imported ({1}: {2}). Looked in:\n{3}".format(name, type(error).__name__, error, places)
+        ) from error
+    if not callable(found):
+        raise Failure("import", "{0} is a {1}, which cannot be called.".format(name, type(found).__name__))
+    return t.cast("t.Callable[..., t.Any]", found)
+
+
+def as_json(value: t.Any) -> t.Any:
+    """Returns ``value`` if it can be stored. :raises Failure: it isn't JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise Failure(
+            "result",
+            "The function returned what JSON cannot hold ({0}). Return numbers, strings, lists and mappings, and write "
+            "anything else to a file.".format(error),
+        ) from error
+    return value
+
+
+def last_lines(path: str, number: int) -> str:
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - 16384))
+        return b"\n".join(file.read().splitlines()[-number:]).decode(errors="replace")
+
+
+def ask(address: str, timeout: float, progress: bool = False) -> dict[str, t.Any]:
+    """Returns the scheduler's ``id`` and, if asked, ``progress``. :raises OSError: it doesn't answer in time."""
+    return asyncio.run(_ask(address, timeout, progress))
+
+
+def count_tasks(prefixes: dict[str, dict[str, int]]) -> dict[str, int]:
+    """Returns how many tasks the scheduler has, and how many are done, from its counts by kind and state."""
+    total = done = 0
+    for states in prefixes.values():
+        total += sum(states.values())
+        done += sum(states.get(state, 0) for state in ("memory", "released", "erred"))
+    return {"done": done, "total": total}
+
+
+async def _ask(address: str, timeout: float, progress: bool) -> dict[str, t.Any]:
+    from distributed.comm import connect
+    from distributed.core import send_recv
+
+    try:
+        comm = await connect(address, timeout=timeout)
+        try:
+            answer = await asyncio.wait_for(send_recv(comm, op="identity", n_workers=0), timeout)
+            if progress:
+                prefixes = await asyncio.wait_for(send_recv(comm, op="get_task_prefix_states"), timeout)
+                answer["progress"] = count_tasks(prefixes)
+        finally:
+            await comm.close()
+    except asyncio.TimeoutError as error:
+        raise OSError("no answer") from error
+    return dict(answer)
+
+
+if __name__ == "__main__":
+    Runner(sys.argv[1]).run()

@@ -1,0 +1,317 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Jobs as records on disk, and the process that runs each (private to this collection).
+
+A job lives in a directory of its own; ``_job_runner`` says which files are in it. A lock on ``lock``, which the job's
+process holds for as long as it lives, tells a running job from one whose process was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.flotilla.dask.plugins.module_utils import _job_runner
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll, wait_for
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import digest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+CANCEL_SECONDS = 30.0
+LOCK_SECONDS = 2.0
+LAST_LINES = 20
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who a job runs as, and where that user's jobs are. ``switch``: whether this process has to change to it."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+    jobs: str
+    switch: bool
+
+    @contextlib.contextmanager
+    def acting(self) -> t.Iterator[None]:
+        """Whatever happens inside happens with this account's rights, files made there are its own."""
+        if not self.switch:
+            yield
+            return
+        os.setegid(self.gid)
+        os.seteuid(self.uid)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+
+
+def account(cluster: Description) -> Account:
+    """Root's jobs run as the cluster's account; anybody else's as themselves.
+
+    :raises DaskError: the cluster's account is gone.
+    """
+    me = pwd.getpwuid(os.geteuid())
+    if me.pw_uid != 0 or cluster["user"] == me.pw_name:
+        own = os.path.join(me.pw_dir, ".dask", cluster["cluster"], "jobs")
+        jobs = cluster["jobs"] if os.access(cluster["jobs"], os.W_OK) else own
+        return Account(me.pw_name, me.pw_uid, me.pw_gid, me.pw_dir, jobs, switch=False)
+    try:
+        user = pwd.getpwnam(cluster["user"])
+    except KeyError as error:
+        raise DaskError(
+            "The account '{0}' that the cluster runs as is gone. Run flotilla.dask.site.".format(cluster["user"])
+        ) from error
+    return Account(user.pw_name, user.pw_uid, user.pw_gid, user.pw_dir, cluster["jobs"], switch=True)
+
+
+def specification(
+    name: str, function: str | None, script: str | None, content: str | None, arguments: t.Any
+) -> dict[str, t.Any]:
+    """Returns what makes a job the job that it is; two jobs of the same name with equal ones are the same job.
+
+    :param content: The script's text, where it is brought to the host with the job.
+    :raises DaskError: a value isn't allowed.
+    """
+    if not NAME.fullmatch(name):
+        raise DaskError(
+            "name: {0!r} is refused. Allowed: at most 100 letters, digits, '.', '_' and '-', the first a letter or a "
+            "digit.".format(name)
+        )
+    if function and not FUNCTION.fullmatch(function):
+        raise DaskError(
+            "function: {0!r} is refused. Allowed: package.module:callable, such as 'wordcount:count_words'.".format(function)
+        )
+    return {
+        "name": name,
+        "function": function or "",
+        "script": script or "",
+        "content": digest(content) if content is not None else "",
+        "arguments": _arguments(arguments, keywords=bool(function)),
+    }
+
+
+def _arguments(value: t.Any, keywords: bool) -> t.Any:
+    allowed = "a list, or a JSON list" + (", or a mapping of keywords" if keywords else " of words for the script")
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DaskError("arguments: {0!r} is refused: not JSON ({1}). Allowed: {2}.".format(value, error, allowed)) from error
+    if value is None:
+        value = []
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise DaskError("arguments: {0!r} is refused: {1}. Allowed: {2}.".format(value, error, allowed)) from error
+    if isinstance(value, list) or (keywords and isinstance(value, dict)):
+        return value
+    raise DaskError("arguments: {0!r} is refused. Allowed: {1}.".format(value, allowed))
+
+
+class Job:
+    """One named job in the directory of an account's jobs."""
+
+    def __init__(self, who: Account, name: str) -> None:
+        self.who = who
+        self.name = name
+        self.directory = os.path.join(who.jobs, name)
+
+    def record(self) -> dict[str, t.Any] | None:
+        """Returns the job as it stands, or None where there is none.
+
+        ``state``: running, finished, failed or cancelled. A job whose process ended without a word has failed.
+        """
+        with self.who.acting():
+            alive = self._lock_is_held()
+            texts = [read_text(self._path(name)) for name in ("specification.json", "state.json", "result.json")]
+        if texts[0] is None or texts[1] is None:
+            return None
+        wanted, state = json.loads(texts[0]), json.loads(texts[1])
+        if state["state"] == "running" and not alive:
+            state.update(
+                state="failed",
+                reason="lost",
+                message="The job's process ended without recording a result: it was killed, or its host went down.",
+            )
+        ended = state.get("ended") or time.time()
+        return {
+            "name": self.name,
+            "state": state["state"],
+            "reason": state.get("reason", ""),
+            "message": state.get("message", ""),
+            "function": wanted["function"],
+            "script": wanted["script"],
+            "arguments": wanted["arguments"],
+            "digest": wanted["digest"],
+            "result": json.loads(texts[2]) if texts[2] and state["state"] == "finished" else None,
+            "progress": state.get("progress", {"done": 0, "total": 0}),
+            "attempts": state["attempts"],
+            "started": state["started"],
+            "ended": state.get("ended"),
+            "seconds": round(ended - state["started"], 3),
+            "directory": self.directory,
+            "output": self._output(),
+        }
+
+    def submit(
+        self, wanted: dict[str, t.Any], content: str | None, cluster: Description, limits: dict[str, t.Any]
+    ) -> None:
+        """Replaces the record by a new one and starts the job's process, detached.
+
+        :param limits: timeout (seconds, 0 for none), connect_timeout (seconds) and retries, which don't make a job another.
+        :raises DaskError: the job runs already, or can't be started.
+        """
+        script = wanted["script"]
+        with self.who.acting():
+            os.makedirs(self.who.jobs, exist_ok=True)
+            if content is None and script and not os.access(script, os.R_OK):
+                raise DaskError(
+                    "script: {0!r} is refused: there is no such file on this host that the user '{1}' can read.".format(
+                        script, self.who.name
+                    )
+                )
+            lock = self._take_lock()
+            self._clear()
+            os.mkdir(self._path("work"))
+            if content is not None:
+                script = self._path(os.path.basename(script) or "script.py")
+                write_text(script, content)
+            full = {
+                **wanted,
+                **limits,
+                "script": script,
+                "digest": digest(wanted),
+                "scheduler": cluster["scheduler"],
+            }
+            write_text(self._path("specification.json"), json.dumps(full, indent=2))
+            write_text(self._path("state.json"), json.dumps({"state": "running", "attempts": 0, "started": time.time()}))
+            runner = self._path("runner.py")
+            write_text(runner, _runner_source())
+            output = os.open(self._path("output.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        try:
+            self._start([cluster["python"], runner, self.directory], cluster, lock, output)
+        finally:
+            os.close(output)
+            os.close(lock)
+
+    def cancel(self) -> None:
+        """Ends a running job and waits until its process is gone. :raises DaskError: it didn't go."""
+        with self.who.acting():
+            if not self._lock_is_held():
+                return
+            state = json.loads(read_text(self._path("state.json")) or "{}")
+            if "pid" in state:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(state["pid"], signal.SIGTERM)
+            wait_for(lambda: not self._lock_is_held(), CANCEL_SECONDS, "job '{0}' to end".format(self.name))
+
+    def remove(self) -> None:
+        """Removes the record of a job that doesn't run."""
+        with self.who.acting():
+            shutil.rmtree(self.directory, ignore_errors=False)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def _take_lock(self) -> int:
+        os.makedirs(self.directory, exist_ok=True)
+        lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        # Tried more than once, as whoever looks whether a job runs holds the lock for an instant.
+        if not poll(lambda: _try_lock(lock), LOCK_SECONDS):
+            os.close(lock)
+            raise DaskError("Job '{0}' was started by somebody else at the same moment. Ask again.".format(self.name))
+        return lock
+
+    def _lock_is_held(self) -> bool:
+        try:
+            lock = os.open(self._path("lock"), os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _try_lock(lock)
+        finally:
+            os.close(lock)
+
+    def _clear(self) -> None:
+        for name in os.listdir(self.directory):
+            path = self._path(name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            elif name != "lock":
+                os.unlink(path)
+
+    def _start(self, argv: list[str], cluster: Description, lock: int, output: int) -> None:
+        environment = {**os.environ, **cluster["environment"], "DASK_SCHEDULER_ADDRESS": cluster["scheduler"]}
+        switch: dict[str, t.Any] = {}
+        if self.who.switch:
+            environment.update(HOME=self.who.home, USER=self.who.name, LOGNAME=self.who.name)
+            switch = {"user": self.who.uid, "group": self.who.gid, "extra_groups": []}
+        try:
+            subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self._path("work"),
+                env=environment,
+                pass_fds=[lock],
+                start_new_session=True,
+                **switch,
+            )
+        except OSError as error:
+            raise DaskError("The job's process cannot be started: {0}. Run flotilla.dask.site.".format(error)) from error
+
+    def _output(self) -> str:
+        try:
+            return _job_runner.last_lines(self._path("output.log"), LAST_LINES)
+        except OSError:
+            return ""
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def names(who: Account) -> list[str]:
+    """Returns the names of an account's jobs, sorted."""
+    try:
+        return sorted(entry.name for entry in os.scandir(who.jobs) if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def describe_failure(record: t.Mapping[str, t.Any]) -> str:
+    """Returns in words how a job ended that didn't finish, and what to do."""
+    text = "Job '{0}' {1}: {2}".format(record["name"], record["state"], record["message"])
+    if record["output"] and record["reason"] in ("error", "lost"):
+        text += "\nIts last lines:\n" + record["output"]
+    return text + "\nIts files are in {0}. Set 'rerun: true' to run it again.".format(record["directory"])
+
+
+def _runner_source() -> str:
+    """The runner's text, also from within the archive that Ansible packs a module and its utilities into."""
+    loader = _job_runner.__spec__.loader if _job_runner.__spec__ else None
+    source = t.cast("t.Any", loader).get_source(_job_runner.__name__)
+    return str(source)

@@ -1,0 +1,171 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Observe, plan, apply: how a host's processes are made what the launch plan says (private to this collection).
+
+A launcher observes and applies; ``plan`` between them is pure, and feeds check mode, diff and the real run alike.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno
+import os
+import socket
+import subprocess
+import tempfile
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One process as it should be. ``listen``: (address, port) of every port it will serve."""
+
+    name: str
+    definition: str
+    listen: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One process as it is. ``running``: now; ``enabled``: at the next boot too."""
+
+    definition: str
+    running: bool = True
+    enabled: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to be done, each a set of process names; ``write`` maps a name to its new definition."""
+
+    write: t.Mapping[str, str] = field(default_factory=dict)
+    remove: tuple[str, ...] = ()
+    enable: tuple[str, ...] = ()
+    start: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.write or self.remove or self.enable or self.start or self.restart)
+
+
+def plan(wanted: t.Sequence[Wanted], observed: t.Mapping[str, Observed], restart_all: bool = False) -> Plan:
+    """Returns how to get from ``observed`` to ``wanted``.
+
+    A process restarts only if its own definition changed, or with ``restart_all``.
+    """
+    changed = {
+        process.name: process.definition
+        for process in wanted
+        if process.name not in observed or observed[process.name].definition != process.definition
+    }
+    running = {name for name, state in observed.items() if state.running}
+    names = [process.name for process in wanted]
+    return Plan(
+        write=changed,
+        remove=tuple(sorted(set(observed) - set(names))),
+        enable=tuple(name for name in names if name not in observed or not observed[name].enabled),
+        start=tuple(name for name in names if name not in running),
+        restart=tuple(name for name in names if name in running and (restart_all or name in changed)),
+    )
+
+
+def diff(steps: Plan, observed: t.Mapping[str, Observed]) -> list[dict[str, str]]:
+    """Returns the definitions before and after, in the shape of Ansible's diff mode."""
+    names = list(steps.write) + list(steps.remove)
+    return [
+        {
+            "before_header": name,
+            "after_header": name,
+            "before": observed[name].definition if name in observed else "",
+            "after": steps.write.get(name, ""),
+        }
+        for name in names
+    ]
+
+
+class Launcher(abc.ABC):
+    """What keeps processes running on a host."""
+
+    def outdated(self) -> bool:
+        """Whether the launcher itself has to restart, and with it every process."""
+        return False
+
+    @abc.abstractmethod
+    def observe(self) -> dict[str, Observed]:
+        """Returns the processes that this launcher has, by name."""
+
+    @abc.abstractmethod
+    def apply(self, steps: Plan) -> None:
+        """Carries the plan out. :raises DaskError: the launcher refused."""
+
+
+def check_ports(processes: t.Iterable[Wanted]) -> None:
+    """Refuses processes that would not get their ports; Dask itself would silently take others for HTTP.
+
+    :raises DaskError: an address isn't this host's, or a port is in use.
+    """
+    problems = []
+    for process in processes:
+        for address, port in process.listen:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((address, port))
+                except OSError as error:
+                    reason = {
+                        errno.EADDRINUSE: "another program uses the port ('ss -ltnp' names it); stop it or plan another",
+                        errno.EADDRNOTAVAIL: "the address isn't this host's; correct dask_host_address",
+                    }.get(error.errno or 0, str(error))
+                    problems.append("{0} cannot listen on {1} port {2}: {3}.".format(process.name, address, port, reason))
+    if problems:
+        raise DaskError("\n".join(problems))
+
+
+def read_text(path: str) -> str | None:
+    """Returns the text of a file, or None where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def write_text(path: str, text: str, mode: int = 0o644) -> None:
+    """Writes a file under a temporary name, then renames it: readers see the old or the new one, never half."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".flotilla-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def run(argv: t.Sequence[str], accept: t.Container[int] = (0,)) -> str:
+    """Runs a command and returns its output.
+
+    :raises DaskError: it isn't there, or its exit status isn't one of ``accept``.
+    """
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    try:
+        outcome = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False
+        )
+    except OSError as error:
+        raise DaskError("{0} cannot be run: {1}".format(argv[0], error)) from error
+    if outcome.returncode not in accept:
+        said = (outcome.stderr.strip() or outcome.stdout.strip()).splitlines()[-10:]
+        raise DaskError(
+            "'{0}' ended with exit status {1}: {2}".format(" ".join(argv), outcome.returncode, " / ".join(said))
+        )
+    return outcome.stdout

@@ -1,0 +1,92 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where a cluster's files are on a host. Private to this collection.
+
+Everything a cluster owns is in directories of its own, so that several clusters share a host and removing one is
+removing its directories.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import typing as t
+from dataclasses import dataclass
+
+DESCRIPTION = "cluster.json"
+"""Name of the file, in the configuration directory, that says what runs here; modules find a cluster by it."""
+
+USER_HOME = ".dask"
+"""Directory below a user's home that holds the clusters of a user without root."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The directories of one cluster on one host, all absolute.
+
+    ``software``: environments and plugins. ``configuration``: Dask's YAML and the description. ``state``: what processes
+    write. ``parents``: what to remove once it is empty, innermost first.
+    """
+
+    software: str
+    configuration: str
+    state: str
+    parents: tuple[str, ...]
+
+    @property
+    def environments(self) -> str:
+        return posixpath.join(self.software, "envs")
+
+    @property
+    def bootstrap(self) -> str:
+        return posixpath.join(self.software, "bootstrap")
+
+    @property
+    def spill(self) -> str:
+        return posixpath.join(self.state, "spill")
+
+    @property
+    def jobs(self) -> str:
+        return posixpath.join(self.state, "jobs")
+
+    @property
+    def logs(self) -> str:
+        return posixpath.join(self.state, "logs")
+
+    @property
+    def dask_configuration(self) -> str:
+        return posixpath.join(self.configuration, "dask.yaml")
+
+    @property
+    def description(self) -> str:
+        return posixpath.join(self.configuration, DESCRIPTION)
+
+    def as_dict(self) -> dict[str, t.Any]:
+        names = "software environments bootstrap configuration state spill jobs logs dask_configuration description"
+        paths: dict[str, t.Any] = {name: getattr(self, name) for name in names.split()}
+        return {**paths, "parents": list(self.parents)}
+
+
+def layout(cluster: str, scope: str, home: str, user_directory: str) -> Layout:
+    """Returns the layout of ``cluster``.
+
+    :param scope: ``system`` (FHS directories, needs root) or ``user`` (everything below one directory).
+    :param home: One directory for everything, instead of the scope's default; empty for the default.
+    :param user_directory: The connecting user's home directory, for scope ``user``.
+    """
+    if scope == "system" and not home:
+        return Layout(
+            software=posixpath.join("/opt/dask", cluster),
+            configuration=posixpath.join("/etc/dask", cluster),
+            state=posixpath.join("/var/lib/dask", cluster),
+            parents=("/opt/dask", "/etc/dask", "/var/lib/dask"),
+        )
+    base = home or posixpath.join(user_directory, USER_HOME)
+    own = posixpath.join(base, cluster)
+    return Layout(
+        software=posixpath.join(own, "opt"),
+        configuration=posixpath.join(own, "etc"),
+        state=posixpath.join(own, "var"),
+        parents=(own, base),
+    )

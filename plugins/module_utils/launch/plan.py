@@ -1,0 +1,308 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The plan itself: command lines, ports, names and shares of memory, computed once for every launcher.
+
+Private to this collection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import typing as t
+from dataclasses import asdict, dataclass
+
+from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout, layout
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import (
+    Cluster,
+    Environment,
+    Host,
+    Reader,
+    WorkerGroup,
+    read_cluster,
+    read_environment,
+    read_groups,
+)
+
+ACCOUNT = "dask"
+"""The account that runs processes of scope ``system``."""
+
+PROTOCOL = "tcp"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One operating-system process that a launcher keeps running.
+
+    ``name``: unique on the host among the cluster's processes. ``worker``: the name that Dask knows it by, unique in the
+    cluster; empty for a scheduler. ``memory_limit``: bytes, or None. ``ports`` and ``listen``: purpose to TCP port, and to
+    the address that it listens on. ``after``: processes of this host that start before it.
+    """
+
+    name: str
+    kind: str
+    worker: str
+    group: str
+    argv: tuple[str, ...]
+    environment: t.Mapping[str, str]
+    ports: t.Mapping[str, int]
+    listen: t.Mapping[str, str]
+    memory_limit: int | None
+    local_directory: str
+    after: tuple[str, ...]
+
+
+def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Returns what runs on one host, and all that follows from it.
+
+    :param settings: The collection-wide variables by their names (``dask_cluster_name``, ``dask_worker_groups`` …);
+        ``dask_host``: a mapping like ``settings.Host``; ``dask_promised_workers``: the result of ``promised_workers``;
+        ``dask_runs_scheduler`` and ``dask_runs_workers``: whether this host does.
+    :raises SettingsError: with every value that was refused.
+    """
+    reader = Reader(settings)
+    host = _read_host(settings)
+    cluster = read_cluster(reader)
+    environment = read_environment(reader)
+    runs_scheduler = bool(settings.get("dask_runs_scheduler", False))
+    groups = read_groups(reader, host) if settings.get("dask_runs_workers", False) else []
+    _refuse_port_collisions(reader, cluster, groups, host, runs_scheduler)
+    reader.finish()
+
+    scope = _scope(cluster, host)
+    place = layout(cluster.name, scope, cluster.home, host.user_directory)
+    generation = posixpath.join(place.environments, _generation(environment))
+    prefix = environment.path or generation
+    plugins = posixpath.join(generation, "plugins") if environment.plugins else ""
+    address = "{0}://{1}".format(PROTOCOL, _authority(cluster.scheduler_host, cluster.scheduler_port))
+    configuration = _merge(
+        {"scheduler-address": address, "temporary-directory": place.spill},
+        cluster.configuration,
+    )
+    common = {
+        "DASK_CONFIG": place.dask_configuration,
+        "FLOTILLA_CONFIGURATION": digest(configuration),
+        "FLOTILLA_ENVIRONMENT": _generation(environment),
+        "PYTHONPATH": plugins,
+    }
+    python = posixpath.join(prefix, "bin/python")
+    processes = []
+    if runs_scheduler:
+        processes.append(_scheduler(cluster, host, python, common, place))
+    for group in groups:
+        processes.extend(_workers(group, host, python, common, place, address, runs_scheduler))
+
+    spill = {process.local_directory for process in processes}
+    user = ACCOUNT if scope == "system" else host.user
+    return {
+        "cluster": cluster.name,
+        "scope": scope,
+        "launcher": _launcher(cluster, host, scope),
+        "user": user,
+        "directories": place.as_dict(),
+        "writable": [place.state, place.jobs, place.logs, *sorted(spill | {place.spill})],
+        "environment": {
+            **asdict(environment),
+            "content": environment.content(),
+            "generation": generation,
+            "prefix": prefix,
+            "python": python,
+            "plugin_directory": plugins,
+        },
+        "processes": [asdict(process) for process in processes],
+        "configuration": configuration,
+        "description": {
+            "cluster": cluster.name,
+            "scheduler": address,
+            "dashboard": _dashboard(cluster, host) if runs_scheduler else "",
+            "python": python,
+            "environment": common,
+            "user": user,
+            "jobs": place.jobs,
+            "workers": list(settings.get("dask_promised_workers", [])),
+            "ports": sorted(port for process in processes for port in process.ports.values()),
+        },
+    }
+
+
+def promised_workers(groups_by_host: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
+    """Returns name, dashboard port and group of every worker process that a cluster consists of.
+
+    Needs no facts, so that any host can know it, also when a run is limited to some hosts. What is wrong in a group is
+    left out here; ``launch_plan`` refuses it.
+
+    :param groups_by_host: Host's name to its ``dask_worker_groups``, or None for the default.
+    """
+    promised = []
+    for name, value in groups_by_host.items():
+        reader = Reader({"dask_worker_groups": value})
+        for group in read_groups(reader, Host(name=name, address="", memory=2**60)):
+            for index in range(group.processes):
+                promised.append(
+                    {
+                        "name": _worker_name(name, group, index),
+                        "host": name,
+                        "group": group.name,
+                        "dashboard": group.ports["dashboard"] + index,
+                    }
+                )
+    return promised
+
+
+def digest(content: t.Any) -> str:
+    """Returns 12 hexadecimal digits that are the same for the same JSON content, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _read_host(settings: t.Mapping[str, t.Any]) -> Host:
+    values = dict(settings.get("dask_host", {}))
+    values["taken"] = {int(port): cluster for port, cluster in values.get("taken", {}).items()}
+    return Host(**values)
+
+
+def _generation(environment: Environment) -> str:
+    return "{0}-{1}".format(environment.name, digest(environment.content()))
+
+
+def _scope(cluster: Cluster, host: Host) -> str:
+    if cluster.scope == "auto":
+        return "system" if host.root else "user"
+    return cluster.scope
+
+
+def _launcher(cluster: Cluster, host: Host, scope: str) -> str:
+    if cluster.launcher == "auto":
+        return "systemd" if host.service_manager == "systemd" and scope == "system" else "supervisor"
+    return cluster.launcher
+
+
+def _authority(host: str, port: int) -> str:
+    return "[{0}]:{1}".format(host, port) if ":" in host else "{0}:{1}".format(host, port)
+
+
+def _dashboard(cluster: Cluster, host: Host) -> str:
+    return "http://{0}/status".format(_authority(host.http_address, cluster.scheduler_dashboard_port))
+
+
+def _worker_name(host: str, group: WorkerGroup, index: int) -> str:
+    return "{0}-{1}-{2}".format(host, group.name, index)
+
+
+def _module(python: str, module: str) -> tuple[str, ...]:
+    return (python, "-m", "distributed.cli." + module)
+
+
+def _scheduler(
+    cluster: Cluster, host: Host, python: str, common: t.Mapping[str, str], place: Layout
+) -> Process:
+    argv = _module(python, "dask_scheduler")
+    argv += ("--host", cluster.scheduler_host, "--port", str(cluster.scheduler_port))
+    argv += ("--dashboard-address", _authority(host.http_address, cluster.scheduler_dashboard_port))
+    for module in cluster.scheduler_preload:
+        argv += ("--preload", module)
+    return Process(
+        name="scheduler",
+        kind="scheduler",
+        worker="",
+        group="",
+        argv=argv,
+        environment=_environment(common, cluster.scheduler_environment),
+        ports={"scheduler": cluster.scheduler_port, "dashboard": cluster.scheduler_dashboard_port},
+        listen={"scheduler": cluster.scheduler_host, "dashboard": host.http_address},
+        memory_limit=None,
+        local_directory=place.spill,
+        after=(),
+    )
+
+
+def _workers(
+    group: WorkerGroup,
+    host: Host,
+    python: str,
+    common: t.Mapping[str, str],
+    place: Layout,
+    scheduler: str,
+    beside_scheduler: bool,
+) -> t.Iterator[Process]:
+    limit = memory.share(group.memory, group.processes)
+    local_directory = group.local_directory or place.spill
+    for index in range(group.processes):
+        ports = {kind: first + index for kind, first in group.ports.items()}
+        worker = _worker_name(host.name, group, index)
+        argv = _module(python, "dask_worker") + (scheduler, "--name", worker, "--host", host.address)
+        argv += ("--worker-port", str(ports["worker"]), "--nanny-port", str(ports["nanny"]))
+        argv += ("--dashboard-address", _authority(host.http_address, ports["dashboard"]))
+        argv += ("--nthreads", str(group.threads), "--memory-limit", str(limit))
+        argv += ("--local-directory", local_directory)
+        if group.resources:
+            argv += ("--resources", " ".join("{0}={1}".format(*item) for item in sorted(group.resources.items())))
+        for module in group.preload:
+            argv += ("--preload", module)
+        yield Process(
+            name="worker-{0}-{1}".format(group.name, index),
+            kind="worker",
+            worker=worker,
+            group=group.name,
+            argv=argv,
+            environment=_environment(common, group.environment),
+            ports=ports,
+            listen={"worker": host.address, "nanny": host.address, "dashboard": host.http_address},
+            memory_limit=limit,
+            local_directory=local_directory,
+            after=("scheduler",) if beside_scheduler else (),
+        )
+
+
+def _environment(common: t.Mapping[str, str], own: t.Mapping[str, str]) -> dict[str, str]:
+    """The user's variables and ours; ``PYTHONPATH`` is the one that both may set, ours first."""
+    result = {**own, **common}
+    path = [entry for entry in (common["PYTHONPATH"], own.get("PYTHONPATH", "")) if entry]
+    result["PYTHONPATH"] = ":".join(path)
+    return {name: result[name] for name in sorted(result) if result[name] != ""}
+
+
+def _merge(base: t.Mapping[str, t.Any], other: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    result = dict(base)
+    for key, value in other.items():
+        mine = result.get(key)
+        result[key] = _merge(mine, value) if isinstance(mine, t.Mapping) and isinstance(value, t.Mapping) else value
+    return result
+
+
+def _refuse_port_collisions(
+    reader: Reader, cluster: Cluster, groups: t.Sequence[WorkerGroup], host: Host, runs_scheduler: bool
+) -> None:
+    """Every port of the host has one owner: this cluster's scheduler, one of its groups, or another cluster."""
+    spans: list[tuple[int, int, str]] = []
+    if runs_scheduler:
+        spans.append((cluster.scheduler_port, cluster.scheduler_port, "dask_scheduler_port"))
+        port = cluster.scheduler_dashboard_port
+        spans.append((port, port, "dask_scheduler_dashboard_port"))
+    for index, group in enumerate(groups):
+        for kind, first in group.ports.items():
+            variable = "dask_worker_groups[{0}].ports.{1}".format(index, kind)
+            spans.append((first, first + group.processes - 1, variable))
+    for first, last, variable in spans:
+        for port, owner in sorted(host.taken.items()):
+            if first <= port <= last:
+                reader.refuse(
+                    variable, _span(first, last), "ports of host {0} that cluster {1} doesn't use".format(host.name, owner)
+                )
+                break
+    spans.sort()
+    for (first, last, variable), (next_first, next_last, next_variable) in zip(spans, spans[1:]):
+        if next_first <= last:
+            reader.refuse(
+                next_variable,
+                _span(next_first, next_last),
+                "ports that don't overlap with {0} ({1})".format(variable, _span(first, last)),
+            )
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else "{0}-{1}".format(first, last)

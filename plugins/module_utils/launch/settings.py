@@ -1,0 +1,325 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a user may say about a cluster: every value checked, every refusal in words. Private to this collection.
+
+The keys are the inventory's variable names, so that a message names what the user wrote.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
+from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
+
+LAUNCHERS = ("auto", "systemd", "supervisor")
+SCOPES = ("auto", "system", "user")
+METHODS = ("venv", "existing")
+PORT_KINDS = ("worker", "nanny", "dashboard")
+FIRST_PORT, LAST_PORT = 1024, 65535
+DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
+
+_IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_WORD = re.compile(r"[^\s=,'\"]+")
+_TEXT = re.compile(r"[^\x00-\x1f\x7f]*")
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host, as seen from the plan.
+
+    ``memory``: bytes, or None where it isn't known. ``taken``: ports of other clusters here, port to cluster's name.
+    """
+
+    name: str
+    address: str
+    http_address: str = "127.0.0.1"
+    memory: int | None = None
+    service_manager: str = ""
+    root: bool = False
+    user: str = ""
+    user_directory: str = ""
+    taken: t.Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The software that processes run, and nothing that doesn't decide its content.
+
+    ``path``: for method ``existing``, a prefix with ``bin/python``. For method ``venv``, ``command``: what makes virtual
+    environments with ``-m venv``; ``packages``: pip requirements; ``constraints``: the text of pip's constraints file.
+    ``plugins``: what the lookup ``plugin_sources`` returns, of which only the digests count.
+    """
+
+    name: str
+    method: str
+    path: str = ""
+    command: str = ""
+    packages: tuple[str, ...] = ()
+    constraints: str = ""
+    plugins: tuple[t.Mapping[str, str], ...] = ()
+
+    def content(self) -> dict[str, t.Any]:
+        """Returns what the fingerprint is made from."""
+        plugins = [plugin["digest"] for plugin in self.plugins]
+        if self.method == "existing":
+            return {"method": self.method, "path": self.path, "plugins": plugins}
+        return {
+            "method": self.method,
+            "command": self.command,
+            "packages": list(self.packages),
+            "constraints": self.constraints,
+            "plugins": plugins,
+        }
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """Worker processes of one host that are alike. ``memory``: bytes for the whole group."""
+
+    name: str
+    processes: int = 1
+    threads: int = 1
+    memory: int = 0
+    ports: t.Mapping[str, int] = field(default_factory=lambda: {"worker": 9000, "nanny": 9100, "dashboard": 9200})
+    resources: t.Mapping[str, float] = field(default_factory=dict)
+    environment: t.Mapping[str, str] = field(default_factory=dict)
+    preload: tuple[str, ...] = ()
+    local_directory: str = ""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is the same on all hosts of a cluster."""
+
+    name: str
+    launcher: str
+    scope: str
+    home: str
+    scheduler_host: str
+    scheduler_port: int
+    scheduler_dashboard_port: int
+    scheduler_environment: t.Mapping[str, str]
+    scheduler_preload: tuple[str, ...]
+    configuration: t.Mapping[str, t.Any]
+
+
+class Reader:
+    """Reads settings and gathers every problem, so that a user sees all of them at once."""
+
+    def __init__(self, settings: t.Mapping[str, t.Any]) -> None:
+        self.settings = settings
+        self.problems: list[str] = []
+
+    def refuse(self, variable: str, value: t.Any, allowed: str) -> None:
+        self.problems.append("{0}: {1!r} is refused. Allowed: {2}.".format(variable, _plain(value), allowed))
+
+    def finish(self) -> None:
+        """:raises SettingsError: any value was refused."""
+        if self.problems:
+            raise SettingsError(self.problems)
+
+    def identifier(self, variable: str, value: t.Any) -> str:
+        if isinstance(value, str) and _IDENTIFIER.fullmatch(value) and len(value) <= 32:
+            return str(value)
+        self.refuse(variable, value, "a name of at most 32 lower-case letters, digits and '_' that starts with a letter")
+        return "refused"
+
+    def choice(self, variable: str, value: t.Any, choices: t.Sequence[str]) -> str:
+        if value in choices:
+            return str(value)
+        self.refuse(variable, value, "one of " + ", ".join(choices))
+        return choices[0]
+
+    def integer(self, variable: str, value: t.Any, lowest: int, highest: int, what: str) -> int:
+        text = str(value).strip()
+        if not isinstance(value, (bool, float)) and text.isascii() and text.isdigit() and lowest <= int(text) <= highest:
+            return int(text)
+        self.refuse(variable, value, "{0} from {1} to {2}".format(what, lowest, highest))
+        return lowest
+
+    def port(self, variable: str, value: t.Any) -> int:
+        return self.integer(variable, value, FIRST_PORT, LAST_PORT, "an unprivileged port,")
+
+    def path(self, variable: str, value: t.Any) -> str:
+        """An absolute path, or empty for the default."""
+        if value in (None, ""):
+            return ""
+        if isinstance(value, str) and posixpath.isabs(value) and _TEXT.fullmatch(value):
+            return posixpath.normpath(value)
+        self.refuse(variable, value, "an absolute path")
+        return ""
+
+    def mapping(self, variable: str, value: t.Any) -> t.Mapping[str, t.Any]:
+        if value is None:
+            return {}
+        if isinstance(value, t.Mapping):
+            return value
+        self.refuse(variable, value, "a mapping")
+        return {}
+
+    def sequence(self, variable: str, value: t.Any) -> t.Sequence[t.Any]:
+        if value is None:
+            return []
+        if isinstance(value, t.Sequence) and not isinstance(value, (str, bytes)):
+            return value
+        self.refuse(variable, value, "a list")
+        return []
+
+    def environment(self, variable: str, value: t.Any) -> dict[str, str]:
+        result = {}
+        for name, text in self.mapping(variable, value).items():
+            where = "{0}.{1}".format(variable, name)
+            if not _VARIABLE.fullmatch(str(name)):
+                self.refuse(where, name, "names of letters, digits and '_'")
+            elif isinstance(text, bool) or not isinstance(text, (str, int, float)) or not _TEXT.fullmatch(str(text)):
+                self.refuse(where, text, "a string without control characters (quote numbers and booleans)")
+            else:
+                result[str(name)] = str(text)
+        return result
+
+    def strings(self, variable: str, value: t.Any, allowed: str) -> tuple[str, ...]:
+        result = []
+        for index, text in enumerate(self.sequence(variable, value)):
+            if isinstance(text, str) and text.strip() and _TEXT.fullmatch(text) and not text.startswith("-"):
+                result.append(str(text))
+            else:
+                self.refuse("{0}[{1}]".format(variable, index), text, allowed)
+        return tuple(result)
+
+    def resources(self, variable: str, value: t.Any) -> dict[str, float]:
+        result = {}
+        for name, amount in self.mapping(variable, value).items():
+            where = "{0}.{1}".format(variable, name)
+            if not isinstance(name, str) or not _WORD.fullmatch(name):
+                self.refuse(where, name, "a resource name without spaces, quotes, ',' and '='")
+            elif isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount < 2**63:
+                self.refuse(where, amount, "a number that isn't negative, e.g. {GPU: 1}")
+            else:
+                result[str(name)] = amount
+        return result
+
+    def memory(self, variable: str, value: t.Any, host: Host, processes: int) -> int:
+        try:
+            size = memory.parse_memory(value, host.memory)
+        except ValueError as error:
+            self.refuse(variable, value, "{0} ({1})".format(memory.ALLOWED, error))
+            return 0
+        if memory.share(size, processes) < memory.MINIMUM_PER_PROCESS:
+            self.refuse(
+                variable,
+                value,
+                "at least {0} for each of its {1} processes".format(memory.human(memory.MINIMUM_PER_PROCESS), processes),
+            )
+        return size
+
+
+def read_cluster(reader: Reader) -> Cluster:
+    """Reads the collection-wide settings; problems stay with ``reader``."""
+    get = reader.settings.get
+    return Cluster(
+        name=reader.identifier("dask_cluster_name", get("dask_cluster_name", "main")),
+        launcher=reader.choice("dask_launcher", get("dask_launcher", "auto"), LAUNCHERS),
+        scope=reader.choice("dask_scope", get("dask_scope", "auto"), SCOPES),
+        home=reader.path("dask_home", get("dask_home", "")),
+        scheduler_host=str(get("dask_scheduler_address") or ""),
+        scheduler_port=reader.port("dask_scheduler_port", get("dask_scheduler_port", 8786)),
+        scheduler_dashboard_port=reader.port(
+            "dask_scheduler_dashboard_port", get("dask_scheduler_dashboard_port", 8787)
+        ),
+        scheduler_environment=reader.environment("dask_scheduler_environment", get("dask_scheduler_environment")),
+        scheduler_preload=reader.strings("dask_scheduler_preload", get("dask_scheduler_preload"), _PRELOAD),
+        configuration=reader.mapping("dask_configuration", get("dask_configuration")),
+    )
+
+
+def read_groups(reader: Reader, host: Host) -> list[WorkerGroup]:
+    """Reads ``dask_worker_groups`` for ``host``; problems stay with ``reader``."""
+    value = reader.settings.get("dask_worker_groups")
+    entries = reader.sequence("dask_worker_groups", DEFAULT_GROUPS if value is None else value)
+    if not entries and not reader.problems:
+        reader.refuse("dask_worker_groups", value, "at least one group")
+    groups: list[WorkerGroup] = []
+    for index, entry in enumerate(entries):
+        variable = "dask_worker_groups[{0}]".format(index)
+        group = _read_group(reader, variable, entry, host)
+        if any(group.name == other.name for other in groups):
+            reader.refuse(variable + ".name", group.name, "a name that no other group of the host has")
+        groups.append(group)
+    total = sum(group.memory for group in groups)
+    if host.memory is not None and total > host.memory:
+        reader.refuse(
+            "dask_worker_groups[].memory",
+            ", ".join("{0}: {1}".format(group.name, memory.human(group.memory)) for group in groups),
+            "together at most the {0} that host {1} has".format(memory.human(host.memory), host.name),
+        )
+    return groups
+
+
+def read_environment(reader: Reader) -> Environment:
+    """Reads the settings of the software environment; problems stay with ``reader``."""
+    get = reader.settings.get
+    method = reader.choice("dask_environment_method", get("dask_environment_method", "venv"), METHODS)
+    path = reader.path("dask_environment_path", get("dask_environment_path"))
+    if method == "existing" and not path:
+        reader.refuse("dask_environment_path", path, "the prefix of an environment that has bin/python")
+    return Environment(
+        name=reader.identifier("dask_environment_name", get("dask_environment_name", "dask")),
+        method=method,
+        path=path if method == "existing" else "",
+        command=str(get("dask_environment_python", "python3")),
+        packages=reader.strings("dask_environment_packages", get("dask_environment_packages"), "pip requirements"),
+        constraints=str(get("dask_environment_constraints_text", "")),
+        plugins=tuple(reader.sequence("dask_environment_plugins", get("dask_environment_plugin_sources"))),
+    )
+
+
+_KEYS = ("name", "processes", "threads", "memory", "ports", "resources", "environment", "preload", "local_directory")
+_PRELOAD = "a module such as package.module, or the path of a Python file"
+DEFAULT_MEMORY = 0.75
+"""Fraction of the host's memory that a group gets when it doesn't say."""
+
+
+def _read_group(reader: Reader, variable: str, value: t.Any, host: Host) -> WorkerGroup:
+    entry = reader.mapping(variable, value)
+    for key in entry:
+        if key not in _KEYS:
+            reader.refuse(variable, key, "the keys " + ", ".join(_KEYS))
+    defaults = WorkerGroup(name="refused")
+    processes = reader.integer(variable + ".processes", entry.get("processes", 1), 1, 1000, "a number of processes")
+    ports = dict(defaults.ports)
+    for kind, port in reader.mapping(variable + ".ports", entry.get("ports")).items():
+        where = "{0}.ports.{1}".format(variable, kind)
+        if kind not in PORT_KINDS:
+            reader.refuse(where, kind, "the keys " + ", ".join(PORT_KINDS))
+            continue
+        ports[kind] = reader.port(where, port)
+    for kind, port in ports.items():
+        if port + processes - 1 > LAST_PORT:
+            reader.refuse(
+                "{0}.ports.{1}".format(variable, kind),
+                port,
+                "a first port that leaves room for {0} processes up to {1}".format(processes, LAST_PORT),
+            )
+    return WorkerGroup(
+        name=reader.identifier(variable + ".name", entry.get("name")),
+        processes=processes,
+        threads=reader.integer(variable + ".threads", entry.get("threads", 1), 1, 1024, "a number of threads"),
+        memory=reader.memory(variable + ".memory", entry.get("memory", DEFAULT_MEMORY), host, processes),
+        ports=ports,
+        resources=reader.resources(variable + ".resources", entry.get("resources")),
+        environment=reader.environment(variable + ".environment", entry.get("environment")),
+        preload=reader.strings(variable + ".preload", entry.get("preload"), _PRELOAD),
+        local_directory=reader.path(variable + ".local_directory", entry.get("local_directory")),
+    )
+
+
+def _plain(value: t.Any) -> t.Any:
+    """A value as the user wrote it, also where Ansible wrapped it in a subclass of str with a long repr."""
+    return str(value) if isinstance(value, str) else value

@@ -1,0 +1,98 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""supervisor: a process is a program of a supervisord of the cluster's own (private to this collection)."""
+
+from __future__ import annotations
+
+import glob
+import os
+
+from ansible_collections.flotilla.dask.plugins.module_utils._service import (
+    Launcher,
+    Observed,
+    Plan,
+    read_text,
+    run,
+    write_text,
+)
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
+
+RUNNING = ("STARTING", "RUNNING", "BACKOFF")
+NO_DAEMON = 4
+"""supervisorctl's exit status where nothing answers on the socket (LSB: status unknown)."""
+NOT_ALL_RUNNING = 3
+DAEMON_SECONDS = 30
+
+
+class Supervisor(Launcher):
+    """The programs of one kind of one cluster, one file for each process beside the daemon's configuration.
+
+    :param configuration: Path of the daemon's configuration, which includes all of the programs' files.
+    :param commands: Directory of supervisord and supervisorctl.
+    :param daemon_definition: The daemon's configuration as it should be; empty leaves it as it is.
+    """
+
+    def __init__(self, configuration: str, commands: str, kind: str, daemon_definition: str = "") -> None:
+        self.configuration = configuration
+        self.commands = commands
+        self.kind = kind
+        self.daemon_definition = daemon_definition
+        self.directory = os.path.join(os.path.dirname(configuration), "supervisor.d")
+
+    def outdated(self) -> bool:
+        return bool(self.daemon_definition) and read_text(self.configuration) != self.daemon_definition
+
+    def observe(self) -> dict[str, Observed]:
+        running = self._running() or set()
+        paths = glob.glob(os.path.join(glob.escape(self.directory), self.kind + "*.conf"))
+        names = sorted(os.path.basename(path)[: -len(".conf")] for path in paths)
+        return {
+            name: Observed(definition=read_text(self._path(name)) or "", running=name in running) for name in names
+        }
+
+    def apply(self, steps: Plan) -> None:
+        os.makedirs(self.directory, exist_ok=True)
+        for name, definition in steps.write.items():
+            write_text(self._path(name), definition)
+        for name in steps.remove:
+            os.unlink(self._path(name))
+        if self.outdated():
+            self._stop_daemon()
+            write_text(self.configuration, self.daemon_definition)
+        if not os.listdir(self.directory):
+            self._stop_daemon()
+        elif self._running() is None:
+            run([os.path.join(self.commands, "supervisord"), "-c", self.configuration])
+            wait_for(lambda: self._running() is not None, DAEMON_SECONDS, "supervisord to answer")
+        else:
+            # Stops what was removed, restarts what changed, starts what is new, and leaves the rest alone.
+            self._control("update")
+            running = self._running() or set()
+            stopped = [name for name in (*steps.start, *steps.restart) if name not in running]
+            if stopped:
+                self._control("start", *stopped)
+
+    def _stop_daemon(self) -> None:
+        """Stops the daemon with all its programs, and waits until it is gone."""
+        if self._running() is not None:
+            self._control("shutdown")
+            wait_for(lambda: self._running() is None, DAEMON_SECONDS, "supervisord to stop")
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name + ".conf")
+
+    def _running(self) -> set[str] | None:
+        """The names of the programs that run, or None where no daemon does."""
+        if not os.path.exists(self.configuration):
+            return None
+        output = self._control("status", accept=(0, NOT_ALL_RUNNING, NO_DAEMON))
+        words = [line.split() for line in output.splitlines()]
+        states = {line[0]: line[1] for line in words if len(line) > 1 and line[1].isupper()}
+        if not states and ("no such file" in output or "refused" in output):
+            return None
+        return {name for name, state in states.items() if state in RUNNING}
+
+    def _control(self, *words: str, accept: tuple[int, ...] = (0,)) -> str:
+        return run([os.path.join(self.commands, "supervisorctl"), "-c", self.configuration, *words], accept)

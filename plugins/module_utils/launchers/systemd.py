@@ -1,0 +1,83 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""systemd: a process is a system unit (private to this collection)."""
+
+from __future__ import annotations
+
+import glob
+import os
+
+from ansible_collections.flotilla.dask.plugins.module_utils._service import (
+    Launcher,
+    Observed,
+    Plan,
+    read_text,
+    run,
+    write_text,
+)
+
+RUNNING = ("active", "activating", "reloading")
+
+
+class Systemd(Launcher):
+    """The units of one kind of one cluster: ``dask-CLUSTER-PROCESS.service``, one for each process.
+
+    :param directory: Where the unit files are.
+    """
+
+    def __init__(self, directory: str, cluster: str, kind: str) -> None:
+        self.directory = directory
+        self.cluster = cluster
+        self.kind = kind
+
+    def observe(self) -> dict[str, Observed]:
+        paths = glob.glob(os.path.join(glob.escape(self.directory), self._unit(self.kind + "*")))
+        start, end = self._unit("*").split("*")
+        names = sorted(os.path.basename(path)[len(start) : -len(end)] for path in paths)
+        states = self._states(names)
+        return {
+            name: Observed(
+                definition=read_text(self._path(name)) or "",
+                running=states[name].get("ActiveState") in RUNNING,
+                enabled=states[name].get("UnitFileState") == "enabled",
+            )
+            for name in names
+        }
+
+    def apply(self, steps: Plan) -> None:
+        if steps.remove:
+            run(["systemctl", "disable", "--now", *map(self._unit, steps.remove)])
+            for name in steps.remove:
+                os.unlink(self._path(name))
+        for name, definition in steps.write.items():
+            write_text(self._path(name), definition)
+        if steps.write or steps.remove:
+            run(["systemctl", "daemon-reload"])
+        if steps.remove:
+            run(["systemctl", "reset-failed", *map(self._unit, steps.remove)], accept=(0, 1))
+        if steps.enable:
+            run(["systemctl", "enable", *map(self._unit, steps.enable)])
+        if steps.restart:
+            run(["systemctl", "restart", *map(self._unit, steps.restart)])
+        if steps.start:
+            run(["systemctl", "start", *map(self._unit, steps.start)])
+
+    def _unit(self, name: str) -> str:
+        return "dask-{0}-{1}.service".format(self.cluster, name)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, self._unit(name))
+
+    def _states(self, names: list[str]) -> dict[str, dict[str, str]]:
+        """The properties of each unit; systemctl separates units by an empty line, in the order asked for."""
+        if not names:
+            return {}
+        output = run(["systemctl", "show", "--property=ActiveState,UnitFileState", *map(self._unit, names)])
+        blocks = output.strip("\n").split("\n\n")
+        return {
+            name: dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            for name, block in zip(names, blocks)
+        }
+

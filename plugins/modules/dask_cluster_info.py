@@ -1,0 +1,237 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: dask_cluster_info
+short_description: The state of a Dask cluster
+version_added: 0.1.0
+author:
+  - The flotilla.dask contributors (@flotilla)
+description:
+  - Tells whether a cluster is what its launch plan promised, and what every worker has and does.
+  - Can wait until it is.
+  - Asks the scheduler once and is not one of its clients, so that a monitoring system may run it every few seconds.
+options:
+  wait:
+    description:
+      - Seconds to wait until the cluster is healthy; the task fails if it isn't by then.
+      - With V(0) the state is reported as it is, and the task succeeds whatever it is.
+    type: float
+    default: 0
+  workers:
+    description:
+      - How many workers make the cluster healthy, where it is not to be the number that the plan promised.
+    type: int
+  timeout:
+    description: Seconds within which the scheduler has to answer.
+    type: float
+    default: 5
+extends_documentation_fragment:
+  - flotilla.dask.attributes
+  - flotilla.dask.attributes.info
+  - flotilla.dask.attributes.cluster
+"""
+
+EXAMPLES = r"""
+- name: Look at the only cluster of this host
+  flotilla.dask.dask_cluster_info:
+  register: dask
+
+- name: Wait until all planned workers of cluster main are there
+  flotilla.dask.dask_cluster_info:
+    cluster: main
+    wait: 60
+"""
+
+RETURN = r"""
+cluster:
+  description: The cluster's state.
+  returned: success, and on failure too
+  type: dict
+  contains:
+    name:
+      description: The cluster's name.
+      type: str
+      returned: always
+    health:
+      description:
+        - V(healthy) if every planned worker is there and well, V(degraded) if not, V(unreachable) if no scheduler answers.
+      type: str
+      returned: always
+    reasons:
+      description: In words, why it isn't healthy.
+      type: list
+      elements: str
+      returned: always
+    summary:
+      description: All this in one line.
+      type: str
+      returned: always
+    scheduler:
+      description: The scheduler's address, for C(Client).
+      type: str
+      returned: always
+    dashboard:
+      description: The dashboard's URL on the scheduler's host; empty on others.
+      type: str
+      returned: always
+    started:
+      description: When the scheduler started, in seconds since the epoch.
+      type: float
+      returned: if the scheduler answers
+    versions:
+      description: The scheduler's versions of Python and of the packages that have to be the same everywhere.
+      type: dict
+      returned: if the scheduler answers
+    promised:
+      description: How many workers the plan promised.
+      type: int
+      returned: always
+    unplanned:
+      description: Names of workers that are there without being in the plan.
+      type: list
+      elements: str
+      returned: if the scheduler answers
+    workers:
+      description: Every worker.
+      type: list
+      elements: dict
+      returned: if the scheduler answers
+      contains:
+        name:
+          description: The worker's name.
+          type: str
+          returned: always
+        address:
+          description: The worker's address.
+          type: str
+          returned: always
+        status:
+          description: The worker's status, such as V(running) or V(paused).
+          type: str
+          returned: always
+        threads:
+          description: How many tasks it runs at once.
+          type: int
+          returned: always
+        memory_limit:
+          description: Its limit in bytes.
+          type: int
+          returned: always
+        memory:
+          description: Bytes that its process uses.
+          type: int
+          returned: always
+        spilled:
+          description: Bytes that it moved to disk.
+          type: int
+          returned: always
+        last_seen:
+          description: Seconds since its last heartbeat.
+          type: float
+          returned: always
+        resources:
+          description: Its Dask resources.
+          type: dict
+          returned: always
+        dashboard_port:
+          description: The port of its HTTP endpoint.
+          type: int
+          returned: always
+        tasks:
+          description: How many tasks are C(executing), C(ready), C(waiting) and C(in_memory).
+          type: dict
+          returned: always
+"""
+
+import time
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.flotilla.dask.plugins.module_utils import _health
+from ansible_collections.flotilla.dask.plugins.module_utils._client import (
+    Unreachable,
+    enter_environment,
+    scheduler_state,
+)
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, find_cluster
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
+
+
+def cluster_state(cluster: Description, workers: int | None, timeout: float) -> dict[str, t.Any]:
+    """Returns what this module returns as ``cluster``."""
+    promised = cluster["workers"] if workers is None else []
+    number = len(promised) if workers is None else workers
+    state: dict[str, t.Any] = {
+        "name": cluster["cluster"],
+        "scheduler": cluster["scheduler"],
+        "dashboard": cluster["dashboard"],
+        "promised": number,
+    }
+    try:
+        identity = scheduler_state(cluster["scheduler"], timeout)
+    except Unreachable as error:
+        reasons = [str(error)]
+        return {**state, "health": "unreachable", "reasons": reasons, "summary": "unreachable: " + str(error)}
+    found = _health.workers(identity, time.time())
+    reasons = _health.degradations(found, promised)
+    if workers is not None and len(found) < workers:
+        reasons.append("{0} workers, {1} asked for".format(len(found), workers))
+    health = "degraded" if reasons else "healthy"
+    planned = {each["name"] for each in cluster["workers"]}
+    return {
+        **state,
+        "health": health,
+        "reasons": reasons,
+        "summary": _health.summary(health, found, number),
+        "started": identity["started"],
+        "versions": identity["versions"],
+        "unplanned": [worker["name"] for worker in found if worker["name"] not in planned],
+        "workers": found,
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "cluster": {"type": "str"},
+            "home": {"type": "str", "default": ""},
+            "wait": {"type": "float", "default": 0},
+            "workers": {"type": "int"},
+            "timeout": {"type": "float", "default": 5},
+        },
+        supports_check_mode=True,
+    )
+    options: dict[str, t.Any] = module.params
+    state: dict[str, t.Any] = {}
+
+    def healthy() -> bool:
+        state.clear()
+        state.update(cluster_state(description, options["workers"], options["timeout"]))
+        return bool(state["health"] == "healthy")
+
+    try:
+        description = find_cluster(options["cluster"], options["home"])
+        enter_environment(description)
+        reached = poll(healthy, options["wait"])
+    except DaskError as error:
+        module.fail_json(msg=str(error))
+    if options["wait"] and not reached:
+        module.fail_json(
+            msg="Cluster '{0}' is not healthy after {1:g} s: {2}".format(
+                state["name"], options["wait"], "; ".join(state["reasons"])
+            ),
+            cluster=state,
+        )
+    module.exit_json(changed=False, cluster=state)
+
+
+if __name__ == "__main__":
+    main()

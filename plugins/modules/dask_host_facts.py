@@ -1,0 +1,173 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: dask_host_facts
+short_description: What the launch plan has to know about a host
+version_added: 0.1.0
+author:
+  - The flotilla.dask contributors (@flotilla)
+description:
+  - Finds out, without changing anything, what the launch plan needs from a host, in one module execution.
+  - Refuses an existing environment that cannot run Dask, before anything is installed.
+options:
+  cluster:
+    description: Name of the cluster that is being planned; the ports of all others on the host are taken.
+    type: str
+    required: true
+  home:
+    description: Directory that holds clusters' files instead of the default ones.
+    type: str
+    default: ""
+  environment_path:
+    description: Prefix of an existing environment whose C(bin/python) must be able to import C(distributed).
+    type: str
+    default: ""
+extends_documentation_fragment:
+  - flotilla.dask.attributes
+  - flotilla.dask.attributes.info
+  - flotilla.dask.attributes.facts
+"""
+
+EXAMPLES = r"""
+- name: Find out what the plan needs
+  flotilla.dask.dask_host_facts:
+    cluster: main
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: The facts.
+  returned: success
+  type: dict
+  contains:
+    dask_host:
+      description: What the plan knows about the host.
+      type: dict
+      returned: success
+      contains:
+        address:
+          description: The address that the host's default route leaves from; empty if there is none.
+          type: str
+          returned: success
+        memory:
+          description: The memory in bytes, of the host or of the control group that it is confined to.
+          type: int
+          returned: success
+        service_manager:
+          description: The name of process 1.
+          type: str
+          returned: success
+        root:
+          description: Whether the play acts as root here.
+          type: bool
+          returned: success
+        user:
+          description: The user that the play acts as.
+          type: str
+          returned: success
+        user_directory:
+          description: That user's home directory.
+          type: str
+          returned: success
+        taken:
+          description: Ports of the other clusters on the host, with the name of the cluster.
+          type: dict
+          returned: success
+"""
+
+import os
+import pwd
+import socket
+import subprocess
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_clusters
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def memory() -> int | None:
+    """Bytes, of the host or of its control group, whichever is less."""
+    limits = [int(limit) for limit in map(read, CGROUP_LIMITS) if limit.isdigit()]
+    for line in read("/proc/meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            limits.append(int(line.split()[1]) * 1024)
+    return min(limits) if limits else None
+
+
+def address() -> str:
+    """The source address of the default route; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
+def check_environment(prefix: str) -> None:
+    """:raises DaskError: there is no Python in ``prefix``, or it can't import distributed."""
+    python = os.path.join(prefix, "bin", "python")
+    if not os.access(python, os.X_OK):
+        raise DaskError(
+            "dask_environment_path: {0!r} is refused: there is no {1} on this host. Allowed: the prefix of a Python "
+            "environment that exists on every host of the cluster.".format(prefix, python)
+        )
+    code = "import distributed"
+    outcome = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    if outcome.returncode:
+        lines = outcome.stderr.strip().splitlines() or ["exit status {0}".format(outcome.returncode)]
+        raise DaskError(
+            "dask_environment_path: {0!r} is refused: {1} cannot import distributed ({2}). Install it there with "
+            "'{1} -m pip install distributed', or name another environment.".format(prefix, python, lines[-1])
+        )
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "cluster": {"type": "str", "required": True},
+            "home": {"type": "str", "default": ""},
+            "environment_path": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    options: dict[str, t.Any] = module.params
+    try:
+        if options["environment_path"]:
+            check_environment(options["environment_path"])
+        account = pwd.getpwuid(os.geteuid())
+        others = [found for found in find_clusters(options["home"]) if found["cluster"] != options["cluster"]]
+        facts = {
+            "address": address(),
+            "memory": memory(),
+            "service_manager": read("/proc/1/comm"),
+            "root": os.geteuid() == 0,
+            "user": account.pw_name,
+            "user_directory": account.pw_dir,
+            "taken": {str(port): found["cluster"] for found in others for port in found["ports"]},
+        }
+    except DaskError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, ansible_facts={"dask_host": facts})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: dask_job
+short_description: A named job that has finished on a Dask cluster
+version_added: 0.1.0
+author:
+  - The flotilla.dask contributors (@flotilla)
+description:
+  - Makes sure that a job has run on the cluster, and returns its result.
+  - A job with the same name and the same specification (function or script, and arguments) is not run again; its stored
+    result comes back. One that failed is reported as failed, every time, until O(rerun) or another specification.
+  - Record, result and output are on disk. Workers that die, and a scheduler that dies and comes back, don't end the job;
+    after the latter it is submitted again.
+  - While a task waits for a job it prints how many of the scheduler's tasks are done.
+options:
+  name:
+    description: The job's name, unique among the account's jobs on the cluster.
+    type: str
+    required: true
+  state:
+    description:
+      - With V(finished) the task waits for the end and returns the result.
+      - With V(submitted) it returns as soon as the job runs; M(flotilla.dask.dask_job_info) follows it.
+      - With V(absent) a running job is cancelled, and the record is removed.
+    type: str
+    choices: [finished, submitted, absent]
+    default: finished
+  function:
+    description:
+      - What to call, as C(package.module:callable), from the environment or its plugins.
+      - It runs in the job's process with a C(Client) of the cluster as the default one, so C(get_client()), C(compute()) and
+        the like use the cluster; what it returns has to be JSON.
+    type: str
+  script:
+    description:
+      - A Python script to run instead of a function. A C(Client()) without an address is connected to the cluster.
+      - The path is on the controller, or with O(remote_src) on the host.
+    type: path
+  remote_src:
+    description: Whether O(script) is on the host already.
+    type: bool
+    default: false
+  content:
+    description: The script's text, which is read from O(script) where that is on the controller.
+    type: str
+  arguments:
+    description:
+      - For a function a list, or a mapping of keywords; for a script a list of words. JSON text is taken as well.
+    type: raw
+    default: []
+  timeout:
+    description: Seconds after which a job that hasn't ended is cancelled and has failed; V(0) for no limit.
+    type: float
+    default: 0
+  connect_timeout:
+    description: Seconds within which the scheduler has to answer when the job starts.
+    type: float
+    default: 10
+  retries:
+    description: How often the job is submitted again after its scheduler was lost.
+    type: int
+    default: 10
+  rerun:
+    description: Run the job again though it has ended.
+    type: bool
+    default: false
+  progress:
+    description: Seconds between two lines of progress while the task waits.
+    type: float
+    default: 10
+extends_documentation_fragment:
+  - flotilla.dask.attributes
+  - flotilla.dask.attributes.cluster
+  - flotilla.dask.jobs
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: partial
+    details: Not with O(rerun=true).
+seealso:
+  - module: flotilla.dask.dask_job_info
+"""
+
+EXAMPLES = r"""
+- name: Count the words of the archive
+  flotilla.dask.dask_job:
+    name: wordcount-2026
+    function: wordcount:count_words
+    arguments:
+      directory: /data/archive
+      top: 10
+    timeout: 3600
+  register: words
+
+- name: Show the most frequent ones
+  ansible.builtin.debug:
+    var: words.job.result
+
+- name: Run a script of mine on the cluster, and don't wait
+  flotilla.dask.dask_job:
+    name: nightly
+    script: analysis/nightly.py
+    arguments: [--year, "2026"]
+    state: submitted
+
+- name: Cancel it
+  flotilla.dask.dask_job:
+    name: nightly
+    state: absent
+"""
+
+RETURN = r"""
+job:
+  description: The job as it stands; see RV(flotilla.dask.dask_job_info#module:jobs).
+  returned: unless O(state=absent)
+  type: dict
+  sample:
+    name: wordcount-2026
+    state: finished
+    result:
+      files: 2048
+      words: [[the, 30122], [self, 27991]]
+    attempts: 1
+    seconds: 12.3
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.flotilla.dask.plugins.module_utils import _jobs
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_cluster
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import digest
+
+
+def ensure_absent(job: _jobs.Job, check_mode: bool) -> dict[str, t.Any]:
+    record = job.record()
+    if record and not check_mode:
+        job.cancel()
+        job.remove()
+    return {"changed": bool(record), "diff": difference(record, None)}
+
+
+def ensure_submitted(job: _jobs.Job, options: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """Submits the job unless it is there. :raises DaskError: it runs with another specification, or can't start."""
+    wanted = _jobs.specification(
+        options["name"], options["function"], options["script"], options["content"], options["arguments"]
+    )
+    cluster = find_cluster(options["cluster"], options["home"])
+    record = job.record()
+    same = record is not None and record["digest"] == digest(wanted)
+    if record and record["state"] == "running" and not same:
+        raise DaskError(
+            "Job '{0}' is running with another specification. Wait for its end, cancel it with 'state: absent', or give "
+            "this one another name.".format(job.name)
+        )
+    ended = record is not None and record["state"] != "running"
+    if same and not (ended and options["rerun"]):
+        return {"changed": False, "diff": difference(record, wanted), "job": record}
+    if check_mode:
+        return {"changed": True, "diff": difference(record, wanted), "job": {"name": job.name, "state": "submitted"}}
+    limits = {key: options[key] for key in ("timeout", "connect_timeout", "retries")}
+    job.submit(wanted, options["content"], cluster, limits)
+    return {"changed": True, "diff": difference(record, wanted), "job": job.record()}
+
+
+def difference(record: dict[str, t.Any] | None, wanted: dict[str, t.Any] | None) -> dict[str, t.Any]:
+    def part(of: dict[str, t.Any] | None) -> dict[str, t.Any]:
+        return {key: of[key] for key in ("function", "script", "arguments")} if of else {}
+
+    return {"before": part(record), "after": part(wanted)}
+
+
+def wait_for_end(job: _jobs.Job, seconds: float) -> dict[str, t.Any]:
+    """Returns the record when the job has ended, or as it is after ``seconds``."""
+    latest: dict[str, t.Any] = {}
+
+    def ended() -> bool:
+        latest.clear()
+        latest.update(job.record() or {})
+        return bool(latest.get("state") != "running")
+
+    poll(ended, seconds)
+    return latest
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["finished", "submitted", "absent"], "default": "finished"},
+            "cluster": {"type": "str"},
+            "home": {"type": "str", "default": ""},
+            "function": {"type": "str"},
+            "script": {"type": "path"},
+            "remote_src": {"type": "bool", "default": False},
+            "content": {"type": "str"},
+            "arguments": {"type": "raw", "default": []},
+            "timeout": {"type": "float", "default": 0},
+            "connect_timeout": {"type": "float", "default": 10},
+            "retries": {"type": "int", "default": 10},
+            "rerun": {"type": "bool", "default": False},
+            "progress": {"type": "float", "default": 10},
+        },
+        required_if=[
+            ("state", "finished", ("function", "script"), True),
+            ("state", "submitted", ("function", "script"), True),
+        ],
+        mutually_exclusive=[("function", "script"), ("function", "content")],
+        supports_check_mode=True,
+    )
+    options: dict[str, t.Any] = module.params
+    outcome: dict[str, t.Any] = {"changed": False}
+    try:
+        cluster = find_cluster(options["cluster"], options["home"])
+        job = _jobs.Job(_jobs.account(cluster), options["name"])
+        if options["state"] == "absent":
+            outcome = ensure_absent(job, module.check_mode)
+        else:
+            outcome = ensure_submitted(job, options, module.check_mode)
+            if options["state"] == "finished" and not (module.check_mode and outcome["changed"]):
+                outcome["job"] = wait_for_end(job, options["progress"])
+    except DaskError as error:
+        module.fail_json(msg=str(error), **outcome)
+    record = outcome.get("job", {})
+    if record.get("state") in ("failed", "cancelled"):
+        module.fail_json(msg=_jobs.describe_failure(record), **outcome)
+    module.exit_json(**outcome)
+
+
+if __name__ == "__main__":
+    main()

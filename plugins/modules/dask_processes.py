@@ -1,0 +1,188 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: dask_processes
+short_description: Keeps the processes of a launch plan running on a host
+version_added: 0.1.0
+author:
+  - The flotilla.dask contributors (@flotilla)
+description:
+  - Makes the scheduler or the workers of a cluster on one host what the launch plan says, in one module execution however
+    many they are.
+  - Defines each process for the launcher, starts what doesn't run, restarts what changed and nothing else, and removes
+    what is no longer planned.
+  - Refuses to start a process whose ports are taken, where Dask would silently serve on others.
+options:
+  cluster:
+    description: Name of the cluster.
+    type: str
+    required: true
+  kind:
+    description: Which processes of the cluster this task is about; the others are left alone.
+    type: str
+    choices: [scheduler, worker]
+    required: true
+  launcher:
+    description: What runs the processes.
+    type: str
+    choices: [systemd, supervisor]
+    required: true
+  directories:
+    description: The plan's C(directories).
+    type: dict
+    required: true
+  processes:
+    description: The plan's processes of this kind, as the filter P(flotilla.dask.launch_plan#filter) gives them.
+    type: list
+    elements: dict
+    default: []
+  template:
+    description: Template on the controller that defines one process; the variable C(process) is the process.
+    type: path
+  daemon_template:
+    description: Template on the controller for the configuration of a launcher that is a daemon of the cluster's own.
+    type: path
+  daemon_definition:
+    description: That configuration itself, which the action plugin renders from O(daemon_template).
+    type: str
+    default: ""
+  state:
+    description:
+      - With V(started) exactly the given processes run, now and after a reboot.
+      - With V(absent) no process of this kind is left, nor a definition of one.
+    type: str
+    choices: [started, absent]
+    default: started
+extends_documentation_fragment:
+  - flotilla.dask.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+notes:
+  - An action plugin renders the templates on the controller.
+"""
+
+EXAMPLES = r"""
+- name: Run the planned workers under systemd
+  flotilla.dask.dask_processes:
+    cluster: main
+    kind: worker
+    launcher: systemd
+    directories: "{{ dask_plan.directories }}"
+    processes: "{{ dask_plan.processes | selectattr('kind', 'eq', 'worker') }}"
+    template: systemd.service.j2
+"""
+
+RETURN = r"""
+started:
+  description: Names of the processes that were started.
+  returned: success
+  type: list
+  elements: str
+restarted:
+  description: Names of the processes that were restarted.
+  returned: success
+  type: list
+  elements: str
+removed:
+  description: Names of the processes that were removed.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import os
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._service import (
+    Launcher,
+    Wanted,
+    check_ports,
+    diff,
+    plan,
+)
+from ansible_collections.flotilla.dask.plugins.module_utils.launchers.supervisor import Supervisor
+from ansible_collections.flotilla.dask.plugins.module_utils.launchers.systemd import Systemd
+
+UNIT_DIRECTORY = "/etc/systemd/system"
+
+
+def choose_launcher(options: dict[str, t.Any]) -> Launcher:
+    if options["launcher"] == "systemd":
+        return Systemd(UNIT_DIRECTORY, options["cluster"], options["kind"])
+    return Supervisor(
+        configuration=os.path.join(options["directories"]["configuration"], "supervisord.conf"),
+        commands=os.path.join(options["directories"]["bootstrap"], "bin"),
+        kind=options["kind"],
+        daemon_definition=options["daemon_definition"],
+    )
+
+
+def wanted_processes(options: dict[str, t.Any]) -> list[Wanted]:
+    if options["state"] == "absent":
+        return []
+    return [
+        Wanted(
+            name=process["name"],
+            definition=process["definition"],
+            listen=tuple((process["listen"][purpose], int(port)) for purpose, port in process["ports"].items()),
+        )
+        for process in options["processes"]
+    ]
+
+
+def run_processes(options: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """Observes, plans, applies. :raises DaskError: a port is taken, or the launcher refused."""
+    launcher = choose_launcher(options)
+    wanted = wanted_processes(options)
+    observed = launcher.observe()
+    steps = plan(wanted, observed, restart_all=launcher.outdated())
+    check_ports(process for process in wanted if process.name in steps.start)
+    if steps and not check_mode:
+        launcher.apply(steps)
+    return {
+        "changed": bool(steps),
+        "started": list(steps.start),
+        "restarted": list(steps.restart),
+        "removed": list(steps.remove),
+        "diff": diff(steps, observed),
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "cluster": {"type": "str", "required": True},
+            "kind": {"type": "str", "choices": ["scheduler", "worker"], "required": True},
+            "launcher": {"type": "str", "choices": ["systemd", "supervisor"], "required": True},
+            "directories": {"type": "dict", "required": True},
+            "processes": {"type": "list", "elements": "dict", "default": []},
+            "template": {"type": "path"},
+            "daemon_template": {"type": "path"},
+            "daemon_definition": {"type": "str", "default": ""},
+            "state": {"type": "str", "choices": ["started", "absent"], "default": "started"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        outcome = run_processes(module.params, module.check_mode)
+    except DaskError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**outcome)
+
+
+if __name__ == "__main__":
+    main()
