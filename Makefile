@@ -10,6 +10,8 @@ DEV := $(call stamp,build/venv,dev)
 GALAXY := $(call stamp,build/venv-galaxy,galaxy)
 
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
+export MOLECULE_GLOB := molecule/*/molecule.yml
+check test lint sanity unit cluster galaxy molecule: export ANSIBLE_HOME := $(CURDIR)/build/ansible
 
 .PHONY: help
 help:  ## List the targets
@@ -37,7 +39,7 @@ galaxy: $(DEV) $(GALAXY)  ## Build the collection and import it as Ansible Galax
 
 .PHONY: molecule
 molecule: $(DEV)  ## Tests on hosts: SCENARIO=default COMMAND=converge ARGS=...
-	@tests/stages/molecule $(COMMAND) $(if $(SCENARIO),--scenario-name $(SCENARIO),--all) $(ARGS)
+	@molecule $(COMMAND) $(if $(SCENARIO),--scenario-name $(SCENARIO),--all) $(ARGS)
 
 .PHONY: bench
 bench: $(DEV)  ## Measurements
