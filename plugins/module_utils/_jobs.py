@@ -71,7 +71,7 @@ def account(cluster: Description) -> Account:
     me = pwd.getpwuid(os.geteuid())
     if me.pw_uid != 0 or cluster["user"] == me.pw_name:
         own = os.path.join(me.pw_dir, ".dask", cluster["cluster"], "jobs")
-        jobs = cluster["jobs"] if os.access(cluster["jobs"], os.W_OK) else own
+        jobs = cluster["jobs"] if os.access(os.path.dirname(cluster["jobs"]), os.W_OK) else own
         return Account(me.pw_name, me.pw_uid, me.pw_gid, me.pw_dir, jobs, switch=False)
     try:
         user = pwd.getpwnam(cluster["user"])

@@ -101,7 +101,6 @@ removed:
   elements: str
 """
 
-import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -123,12 +122,7 @@ UNIT_DIRECTORY = "/etc/systemd/system"
 def choose_launcher(options: dict[str, t.Any]) -> Launcher:
     if options["launcher"] == "systemd":
         return Systemd(UNIT_DIRECTORY, options["cluster"], options["kind"])
-    return Supervisor(
-        configuration=os.path.join(options["directories"]["configuration"], "supervisord.conf"),
-        commands=os.path.join(options["directories"]["bootstrap"], "bin"),
-        kind=options["kind"],
-        daemon_definition=options["daemon_definition"],
-    )
+    return Supervisor(options["directories"], options["kind"], options["daemon_definition"])
 
 
 def wanted_processes(options: dict[str, t.Any]) -> list[Wanted]:

@@ -26,12 +26,13 @@ class Layout:
     """The directories of one cluster on one host, all absolute.
 
     ``software``: environments and plugins. ``configuration``: Dask's YAML and the description. ``state``: what processes
-    write. ``parents``: what to remove once it is empty, innermost first.
+    write. ``own``: what to remove with the cluster. ``parents``: what to remove once nothing else is in there.
     """
 
     software: str
     configuration: str
     state: str
+    own: tuple[str, ...]
     parents: tuple[str, ...]
 
     @property
@@ -65,7 +66,7 @@ class Layout:
     def as_dict(self) -> dict[str, t.Any]:
         names = "software environments bootstrap configuration state spill jobs logs dask_configuration description"
         paths: dict[str, t.Any] = {name: getattr(self, name) for name in names.split()}
-        return {**paths, "parents": list(self.parents)}
+        return {**paths, "own": list(self.own), "parents": list(self.parents)}
 
 
 def layout(cluster: str, scope: str, home: str, user_directory: str) -> Layout:
@@ -76,17 +77,15 @@ def layout(cluster: str, scope: str, home: str, user_directory: str) -> Layout:
     :param user_directory: The connecting user's home directory, for scope ``user``.
     """
     if scope == "system" and not home:
-        return Layout(
-            software=posixpath.join("/opt/dask", cluster),
-            configuration=posixpath.join("/etc/dask", cluster),
-            state=posixpath.join("/var/lib/dask", cluster),
-            parents=("/opt/dask", "/etc/dask", "/var/lib/dask"),
-        )
+        parents = ("/opt/dask", "/etc/dask", "/var/lib/dask")
+        software, configuration, state = own = tuple(posixpath.join(parent, cluster) for parent in parents)
+        return Layout(software=software, configuration=configuration, state=state, own=own, parents=parents)
     base = home or posixpath.join(user_directory, USER_HOME)
-    own = posixpath.join(base, cluster)
+    root = posixpath.join(base, cluster)
     return Layout(
-        software=posixpath.join(own, "opt"),
-        configuration=posixpath.join(own, "etc"),
-        state=posixpath.join(own, "var"),
-        parents=(own, base),
+        software=posixpath.join(root, "opt"),
+        configuration=posixpath.join(root, "etc"),
+        state=posixpath.join(root, "var"),
+        own=(root,),
+        parents=(base,),
     )

@@ -104,7 +104,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "launcher": _launcher(cluster, host, scope),
         "user": user,
         "directories": place.as_dict(),
-        "writable": [place.state, place.jobs, place.logs, *sorted(spill | {place.spill})],
+        "writable": [place.state, *sorted(spill - {place.spill})],
         "environment": {
             **asdict(environment),
             "content": environment.content(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     Launcher,
@@ -23,37 +24,40 @@ RUNNING = ("STARTING", "RUNNING", "BACKOFF")
 NO_DAEMON = 4
 """supervisorctl's exit status where nothing answers on the socket (LSB: status unknown)."""
 NOT_ALL_RUNNING = 3
-DAEMON_SECONDS = 30
+START_SECONDS = 30
+STOP_SECONDS = 120
 
 
 class Supervisor(Launcher):
     """The programs of one kind of one cluster, one file for each process beside the daemon's configuration.
 
-    :param configuration: Path of the daemon's configuration, which includes all of the programs' files.
-    :param commands: Directory of supervisord and supervisorctl.
+    :param directories: The plan's directories.
     :param daemon_definition: The daemon's configuration as it should be; empty leaves it as it is.
     """
 
-    def __init__(self, configuration: str, commands: str, kind: str, daemon_definition: str = "") -> None:
-        self.configuration = configuration
-        self.commands = commands
+    def __init__(self, directories: t.Mapping[str, str], kind: str, daemon_definition: str = "") -> None:
         self.kind = kind
         self.daemon_definition = daemon_definition
-        self.directory = os.path.join(os.path.dirname(configuration), "supervisor.d")
+        self.configuration = os.path.join(directories["configuration"], "supervisord.conf")
+        self.programs = os.path.join(directories["configuration"], "supervisor.d")
+        self.logs = directories["logs"]
+        self.pid_file = os.path.join(directories["state"], "supervisord.pid")
+        self.commands = os.path.join(directories["bootstrap"], "bin")
 
     def outdated(self) -> bool:
         return bool(self.daemon_definition) and read_text(self.configuration) != self.daemon_definition
 
     def observe(self) -> dict[str, Observed]:
         running = self._running() or set()
-        paths = glob.glob(os.path.join(glob.escape(self.directory), self.kind + "*.conf"))
+        paths = glob.glob(os.path.join(glob.escape(self.programs), self.kind + "*.conf"))
         names = sorted(os.path.basename(path)[: -len(".conf")] for path in paths)
         return {
             name: Observed(definition=read_text(self._path(name)) or "", running=name in running) for name in names
         }
 
     def apply(self, steps: Plan) -> None:
-        os.makedirs(self.directory, exist_ok=True)
+        for directory in (self.programs, self.logs):
+            os.makedirs(directory, exist_ok=True)
         for name, definition in steps.write.items():
             write_text(self._path(name), definition)
         for name in steps.remove:
@@ -61,11 +65,11 @@ class Supervisor(Launcher):
         if self.outdated():
             self._stop_daemon()
             write_text(self.configuration, self.daemon_definition)
-        if not os.listdir(self.directory):
+        if not os.listdir(self.programs):
             self._stop_daemon()
         elif self._running() is None:
             run([os.path.join(self.commands, "supervisord"), "-c", self.configuration])
-            wait_for(lambda: self._running() is not None, DAEMON_SECONDS, "supervisord to answer")
+            wait_for(lambda: self._running() is not None, START_SECONDS, "supervisord to answer")
         else:
             # Stops what was removed, restarts what changed, starts what is new, and leaves the rest alone.
             self._control("update")
@@ -77,11 +81,12 @@ class Supervisor(Launcher):
     def _stop_daemon(self) -> None:
         """Stops the daemon with all its programs, and waits until it is gone."""
         if self._running() is not None:
+            pid = int(read_text(self.pid_file) or 0)
             self._control("shutdown")
-            wait_for(lambda: self._running() is None, DAEMON_SECONDS, "supervisord to stop")
+            wait_for(lambda: not os.path.exists("/proc/{0}".format(pid)), STOP_SECONDS, "supervisord to stop")
 
     def _path(self, name: str) -> str:
-        return os.path.join(self.directory, name + ".conf")
+        return os.path.join(self.programs, name + ".conf")
 
     def _running(self) -> set[str] | None:
         """The names of the programs that run, or None where no daemon does."""
