@@ -39,4 +39,5 @@ class ActionModule(ActionBase):
     def _render(self, template: str, variables: dict[str, t.Any]) -> str:
         path = self._find_needle("templates", template)
         text = trust_as_template(self._loader.get_text_file_contents(path))
-        return str(self._templar.copy_with_new_env(available_variables=variables).template(text))
+        templar = self._templar.copy_with_new_env(available_variables=variables)
+        return str(templar.template(text, escape_backslashes=False))

@@ -178,8 +178,8 @@ def cluster_state(cluster: Description, workers: int | None, timeout: float) -> 
     try:
         identity = scheduler_state(cluster["scheduler"], timeout)
     except Unreachable as error:
-        reasons = [str(error)]
-        return {**state, "health": "unreachable", "reasons": reasons, "summary": "unreachable: " + str(error)}
+        reason = "{0} On its host, '{1}' shows the log.".format(error, cluster["logs"])
+        return {**state, "health": "unreachable", "reasons": [reason], "summary": "unreachable: " + reason}
     found = _health.workers(identity, time.time())
     reasons = _health.degradations(found, promised)
     if workers is not None and len(found) < workers:

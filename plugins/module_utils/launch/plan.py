@@ -87,7 +87,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "DASK_CONFIG": place.dask_configuration,
         "FLOTILLA_CONFIGURATION": digest(configuration),
         "FLOTILLA_ENVIRONMENT": _generation(environment),
-        "PYTHONPATH": plugins,
+        **({"PYTHONPATH": plugins} if plugins else {}),
     }
     python = posixpath.join(prefix, "bin/python")
     processes = []
@@ -96,12 +96,13 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     for group in groups:
         processes.extend(_workers(group, host, python, common, place, address, runs_scheduler))
 
+    launcher = _launcher(cluster, host, scope)
     spill = {process.local_directory for process in processes}
     user = ACCOUNT if scope == "system" else host.user
     return {
         "cluster": cluster.name,
         "scope": scope,
-        "launcher": _launcher(cluster, host, scope),
+        "launcher": launcher,
         "user": user,
         "directories": place.as_dict(),
         "writable": [place.state, *sorted(spill - {place.spill})],
@@ -123,6 +124,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "environment": common,
             "user": user,
             "jobs": place.jobs,
+            "logs": _logs(cluster, launcher, place),
             "workers": list(settings.get("dask_promised_workers", [])),
             "ports": sorted(port for process in processes for port in process.ports.values()),
         },
@@ -179,6 +181,13 @@ def _launcher(cluster: Cluster, host: Host, scope: str) -> str:
     if cluster.launcher == "auto":
         return "systemd" if host.service_manager == "systemd" and scope == "system" else "supervisor"
     return cluster.launcher
+
+
+def _logs(cluster: Cluster, launcher: str, place: Layout) -> str:
+    """How a person reads the logs of this host's processes."""
+    if launcher == "systemd":
+        return "journalctl -u 'dask-{0}-*'".format(cluster.name)
+    return "tail {0}/*.log".format(place.logs)
 
 
 def _authority(host: str, port: int) -> str:
@@ -261,9 +270,10 @@ def _workers(
 def _environment(common: t.Mapping[str, str], own: t.Mapping[str, str]) -> dict[str, str]:
     """The user's variables and ours; ``PYTHONPATH`` is the one that both may set, ours first."""
     result = {**own, **common}
-    path = [entry for entry in (common["PYTHONPATH"], own.get("PYTHONPATH", "")) if entry]
-    result["PYTHONPATH"] = ":".join(path)
-    return {name: result[name] for name in sorted(result) if result[name] != ""}
+    path = [each["PYTHONPATH"] for each in (common, own) if each.get("PYTHONPATH")]
+    if path:
+        result["PYTHONPATH"] = ":".join(path)
+    return {name: result[name] for name in sorted(result)}
 
 
 def _merge(base: t.Mapping[str, t.Any], other: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

@@ -9,12 +9,15 @@ Pure functions. Values have no control characters: the settings refuse them. Pri
 
 from __future__ import annotations
 
+import re
 import shlex
+
+_BARE = re.compile(r"[A-Za-z0-9_./:=,@+-]+")
 
 
 def systemd_word(word: str) -> str:
     """Returns one word of ``ExecStart=``: no specifier and no variable in it is expanded (systemd.service(5))."""
-    return systemd_value(word).replace("$", "$$")
+    return word if _BARE.fullmatch(word) else systemd_value(word).replace("$", "$$")
 
 
 def systemd_value(value: str) -> str:
