@@ -6,6 +6,7 @@ COMMAND ?= test
 
 # An environment is made anew when what is to be in it changes: its stamp is named by the content.
 stamp = $(1)/made-from-$(shell sha256sum requirements/$(2).txt | cut -c 1-12)
+CONTROLLER := $(call stamp,.venv,controller)
 DEV := $(call stamp,build/venv,dev)
 GALAXY := $(call stamp,build/venv-galaxy,galaxy)
 
@@ -16,6 +17,21 @@ check test lint sanity unit cluster galaxy molecule: export ANSIBLE_HOME := $(CU
 .PHONY: help
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+# What Ansible keeps goes with the environment, so that the demo leaves nothing in the home directory.
+demo demo-down: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+demo demo-down: export ANSIBLE_HOME := $(CURDIR)/.venv/ansible
+demo demo-down: export ANSIBLE_REMOTE_TEMP := $(CURDIR)/.venv/ansible/remote
+
+.PHONY: demo
+demo: $(CONTROLLER)  ## A cluster on this machine, and a job on it
+	@ansible-playbook -i inventories/local flotilla.dask.site
+	@ansible-playbook -i inventories/local examples/wordcount.yml
+
+.PHONY: demo-down
+demo-down: $(CONTROLLER)  ## Remove the demo and all that it made
+	@ansible-playbook -i inventories/local flotilla.dask.teardown
+	@rm -rf .venv
 
 .PHONY: check
 check: $(DEV)  ## Lint and unit tests
@@ -58,6 +74,10 @@ pin:  ## Resolve requirements/dev.in anew
 clean:  ## Remove what was built, and stop the Docker Engine that the tests started
 	tests/fixtures/docker_engine stop
 	rm -rf build .ansible
+
+.venv/made-from-%: export PIP_NO_CACHE_DIR := 1
+.venv/made-from-%: | requirements/controller.txt
+	$(make-environment)
 
 build/venv/made-from-%: | requirements/dev.txt
 	$(make-environment)

@@ -78,8 +78,8 @@ EXAMPLES = r"""
     cluster: main
     kind: worker
     launcher: systemd
-    directories: "{{ dask_plan.directories }}"
-    processes: "{{ dask_plan.processes | selectattr('kind', 'eq', 'worker') }}"
+    directories: "{{ dask_common_plan.directories }}"
+    processes: "{{ dask_common_plan.processes | selectattr('kind', 'eq', 'worker') }}"
     template: systemd.service.j2
 """
 
