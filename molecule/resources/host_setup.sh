@@ -2,6 +2,7 @@
 # Copyright: (c) 2026, The flotilla.dask contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 # Runs as root in a host that is starting up: waits for systemd, then lets one ordinary user in over SSH.
 #   host_setup.sh USER       PUBLIC_KEY and ENVIRONMENT (lines for /etc/environment) are in the environment
 set -eu
