@@ -28,6 +28,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Des
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll, wait_for
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import USER_HOME
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import digest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -70,9 +71,10 @@ def account(cluster: Description) -> Account:
     """
     me = pwd.getpwuid(os.geteuid())
     if me.pw_uid != 0 or cluster["user"] == me.pw_name:
-        own = os.path.join(me.pw_dir, ".dask", cluster["cluster"], "jobs")
+        home = os.path.expanduser("~")
+        own = os.path.join(home, USER_HOME, cluster["cluster"], "jobs")
         jobs = cluster["jobs"] if os.access(os.path.dirname(cluster["jobs"]), os.W_OK) else own
-        return Account(me.pw_name, me.pw_uid, me.pw_gid, me.pw_dir, jobs, switch=False)
+        return Account(me.pw_name, me.pw_uid, me.pw_gid, home, jobs, switch=False)
     try:
         user = pwd.getpwnam(cluster["user"])
     except KeyError as error:

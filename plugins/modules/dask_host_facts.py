@@ -161,7 +161,7 @@ def main() -> None:
             "service_manager": read("/proc/1/comm"),
             "root": os.geteuid() == 0,
             "user": account.pw_name,
-            "user_directory": account.pw_dir,
+            "user_directory": os.path.expanduser("~"),
             "taken": {str(port): found["cluster"] for found in others for port in found["ports"]},
         }
     except DaskError as error:
