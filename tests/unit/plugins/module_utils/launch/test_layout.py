@@ -1,0 +1,53 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every cluster has directories of its own, and all of its files are in them."""
+
+from __future__ import annotations
+
+import posixpath
+
+import pytest
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout, layout
+from hypothesis import given
+from hypothesis import strategies as st
+
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,31}", fullmatch=True)
+PLACES = st.tuples(st.sampled_from(["system", "user"]), st.sampled_from(["", "/srv/dask"]), st.just("/home/ada"))
+
+
+def contains(directory: str, path: str) -> bool:
+    return posixpath.commonpath([directory, path]) == directory
+
+
+@given(NAMES, PLACES)
+def test_all_files_of_a_cluster_are_in_directories_of_its_own(name: str, place: tuple[str, str, str]) -> None:
+    found = layout(name, *place)
+    paths = [path for key, path in found.as_dict().items() if key not in ("own", "parents")]
+    assert all(any(contains(own, path) for own in found.own) for path in paths)
+
+
+@given(st.lists(NAMES, min_size=2, max_size=2, unique=True), PLACES)
+def test_two_clusters_never_share_a_directory_of_their_own(names: list[str], place: tuple[str, str, str]) -> None:
+    mine, yours = (layout(name, *place) for name in names)
+    assert not any(contains(one, other) or contains(other, one) for one in mine.own for other in yours.own)
+
+
+@given(NAMES, PLACES)
+def test_what_is_left_after_a_cluster_is_only_the_parents_of_its_directories(name: str, place: tuple[str, str, str]) -> None:
+    found = layout(name, *place)
+    assert {posixpath.dirname(own) for own in found.own} == set(found.parents)
+
+
+@pytest.mark.parametrize(
+    ("found", "description"),
+    [
+        (layout("main", "system", "", "/root"), "/etc/dask/main/cluster.json"),
+        (layout("main", "user", "", "/home/ada"), "/home/ada/.dask/main/etc/cluster.json"),
+        (layout("main", "user", "/srv/dask", "/home/ada"), "/srv/dask/main/etc/cluster.json"),
+        (layout("main", "system", "/srv/dask", "/root"), "/srv/dask/main/etc/cluster.json"),
+    ],
+    ids=["system", "user", "home", "home as root"],
+)
+def test_modules_find_a_cluster_where_its_layout_puts_the_description(found: Layout, description: str) -> None:
+    assert found.description == description

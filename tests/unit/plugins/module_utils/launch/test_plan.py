@@ -1,0 +1,301 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whatever valid settings say, the plan keeps its promises; the judge of command lines is Dask's own parser."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import posixpath
+import typing as t
+
+from ansible_collections.flotilla.dask.plugins.module_utils.launch import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import digest
+from ansible_collections.flotilla.dask.tests.unit import samples
+from distributed.cli import dask_scheduler, dask_worker
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+MIB = 2**20
+PORT_KINDS = ("worker", "nanny", "dashboard")
+IDENTIFIERS = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True)
+TEXT = st.text(st.characters(min_codepoint=32, exclude_characters="\x7f", exclude_categories=["Cs"]), max_size=12)
+VARIABLES = st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True), TEXT | st.integers(0, 99), max_size=3)
+# Dask's parser imports what is to be preloaded.
+PRELOAD = st.lists(st.sampled_from(["keyword", "email.charset", keyword.__file__]), max_size=2)
+DIRECTORIES = st.sampled_from(["", "/scratch", "/data/lab-1/dask"])
+RESOURCES = st.dictionaries(st.sampled_from(["GPU", "licence/x", "MEM.1"]), st.integers(0, 2**40) | st.floats(0, 1e6))
+
+
+@st.composite
+def valid_settings(draw: st.DrawFn) -> dict[str, t.Any]:
+    """Settings of one host whose ports don't collide and whose groups fit into its memory."""
+    names = draw(st.lists(IDENTIFIERS, max_size=3, unique=True))
+    processes = [draw(st.integers(1, 5)) for _name in names]
+    runs = [("scheduler", 1), ("dashboard", 1), ("taken", 1)]
+    runs += [(name + "." + kind, number) for name, number in zip(names, processes) for kind in PORT_KINDS]
+    first_ports = {}
+    port = draw(st.integers(1024, 65000))
+    for owner, length in draw(st.permutations(runs)):
+        first_ports[owner] = port
+        port += length + draw(st.integers(0, 20))
+    needed = [64 * MIB * number + MIB * draw(st.integers(0, 2**14)) for number in processes]
+    sizes = [draw(st.sampled_from([size, str(size), f"{size // MIB} MiB", f"{size} B"])) for size in needed]
+    groups = [
+        {
+            "name": name,
+            "processes": number,
+            "threads": draw(st.integers(1, 64)),
+            "memory": size,
+            "ports": {kind: first_ports[name + "." + kind] for kind in PORT_KINDS},
+            "resources": draw(RESOURCES),
+            "environment": draw(VARIABLES),
+            "preload": draw(PRELOAD),
+            "local_directory": draw(DIRECTORIES),
+        }
+        for name, number, size in zip(names, processes, sizes)
+    ]
+    host = samples.host(
+        name=draw(st.sampled_from(["alpha", "node-1.lab.example", "10.0.0.7"])),
+        address=draw(st.sampled_from(["10.0.0.1", "fd00::1", "node-1.lab.example"])),
+        http_address=draw(st.sampled_from(["127.0.0.1", "::1", "0.0.0.0"])),
+        memory=draw(st.none() | st.integers(0, 2**40).map(lambda spare: sum(needed) + spare)),
+        service_manager=draw(st.sampled_from(["systemd", "tini", ""])),
+        root=draw(st.booleans()),
+        taken={str(first_ports["taken"]): "another"},
+    )
+    return {
+        "dask_cluster_name": draw(IDENTIFIERS),
+        "dask_launcher": draw(st.sampled_from(["auto", "systemd", "supervisor"])),
+        "dask_scope": draw(st.sampled_from(["auto", "system", "user"])),
+        "dask_home": draw(DIRECTORIES),
+        "dask_configuration": draw(st.sampled_from([{}, {"distributed": {"comm": {"timeouts": {"connect": "9s"}}}}])),
+        "dask_host": host,
+        "dask_scheduler_address": draw(st.sampled_from(["10.0.0.1", "fd00::1"])),
+        "dask_scheduler_port": first_ports["scheduler"],
+        "dask_scheduler_dashboard_port": first_ports["dashboard"],
+        "dask_scheduler_environment": draw(VARIABLES),
+        "dask_scheduler_preload": draw(PRELOAD),
+        "dask_worker_groups": groups,
+        "dask_runs_scheduler": draw(st.booleans()),
+        "dask_runs_workers": bool(groups),
+        "dask_environment_method": draw(st.sampled_from(["venv", "existing"])),
+        "dask_environment_path": "/opt/conda/envs/lab",
+        "dask_environment_plugin_sources": draw(st.sampled_from([[], [{"requirement": "lab==1", "digest": "lab==1"}]])),
+    }
+
+
+def parsed_by_dask(process: dict[str, t.Any]) -> dict[str, t.Any]:
+    """What Dask's command line makes of a process' arguments."""
+    python, flag, module, *arguments = process["argv"]
+    assert flag == "-m"
+    command = {"distributed.cli.dask_scheduler": dask_scheduler, "distributed.cli.dask_worker": dask_worker}[module].main
+    return dict(command.make_context(process["kind"], arguments).params)
+
+
+def strings_in(value: t.Any) -> t.Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from strings_in(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from strings_in(each)
+
+
+@given(valid_settings())
+@hypothesis_settings(max_examples=150)
+def test_no_two_processes_of_a_host_share_a_name_or_a_port_nor_take_one_of_another_cluster(values: t.Any) -> None:
+    plan = launch_plan(values)
+    names = [process["name"] for process in plan["processes"]]
+    ports = [port for process in plan["processes"] for port in process["ports"].values()]
+    assert len(set(names)) == len(names)
+    assert len(set(ports)) == len(ports)
+    assert not set(map(str, ports)) & set(values["dask_host"]["taken"])
+    assert plan["description"]["ports"] == sorted(ports)
+
+
+@given(valid_settings())
+@hypothesis_settings(max_examples=150)
+def test_the_workers_together_never_get_more_memory_than_the_host_has(values: t.Any) -> None:
+    limits = [process["memory_limit"] for process in launch_plan(values)["processes"] if process["kind"] == "worker"]
+    assert all(limit >= 64 * MIB for limit in limits)
+    assert sum(limits) <= (values["dask_host"]["memory"] or 2**63)
+
+
+@given(valid_settings())
+@hypothesis_settings(max_examples=150)
+def test_dask_reads_every_worker_command_line_as_the_plan_meant_it(values: t.Any) -> None:
+    plan = launch_plan(values)
+    groups = {group["name"]: group for group in values["dask_worker_groups"]}
+    for process in plan["processes"]:
+        if process["kind"] != "worker":
+            continue
+        group = groups[process["group"]]
+        read = parsed_by_dask(process)
+        assert read["scheduler"] == plan["description"]["scheduler"]
+        assert read["name"] == process["worker"]
+        assert read["host"] == process["listen"]["worker"] == process["listen"]["nanny"]
+        assert (int(read["worker_port"]), int(read["nanny_port"])) == (process["ports"]["worker"], process["ports"]["nanny"])
+        assert http_address(read) == (process["listen"]["dashboard"], process["ports"]["dashboard"])
+        assert read["nthreads"] == group["threads"]
+        assert int(read["memory_limit"]) == process["memory_limit"]
+        assert read["local_directory"] == process["local_directory"]
+        assert resources(read) == group["resources"]
+        assert list(read["preload"]) == group["preload"]
+        assert read["preload_argv"] == ()
+
+
+@given(valid_settings())
+@hypothesis_settings(max_examples=150)
+def test_dask_reads_the_scheduler_command_line_as_the_plan_meant_it(values: t.Any) -> None:
+    plan = launch_plan({**values, "dask_runs_scheduler": True})
+    process = plan["processes"][0]
+    read = parsed_by_dask(process)
+    assert read["host"] == process["listen"]["scheduler"] == values["dask_scheduler_address"]
+    assert int(read["port"]) == process["ports"]["scheduler"] == values["dask_scheduler_port"]
+    assert http_address(read) == (process["listen"]["dashboard"], process["ports"]["dashboard"])
+    assert list(read["preload"]) == values["dask_scheduler_preload"]
+    assert read["preload_argv"] == ()
+    assert plan["description"]["scheduler"].endswith(":{0}".format(read["port"]))
+
+
+def http_address(read: t.Mapping[str, t.Any]) -> tuple[str, int]:
+    host, _colon, port = read["dashboard_address"].rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def resources(read: t.Mapping[str, t.Any]) -> dict[str, float]:
+    """As distributed.cli.dask_worker takes them apart."""
+    pairs = (read["resources"] or "").replace(",", " ").split()
+    return {name: float(amount) for name, amount in (pair.split("=") for pair in pairs)}
+
+
+@given(valid_settings())
+@hypothesis_settings(max_examples=150)
+def test_the_workers_are_the_ones_that_every_host_of_the_cluster_expects(values: t.Any) -> None:
+    host = values["dask_host"]["name"]
+    groups = values["dask_worker_groups"] if values["dask_runs_workers"] else []
+    promised = promised_workers({host: groups}) if groups else []
+    planned = launch_plan({**values, "dask_promised_workers": promised})
+    workers = [process for process in planned["processes"] if process["kind"] == "worker"]
+    assert promised == planned["description"]["workers"]
+    assert promised == [
+        {"name": each["worker"], "host": host, "group": each["group"], "dashboard": each["ports"]["dashboard"]}
+        for each in workers
+    ]
+
+
+@given(valid_settings())
+@hypothesis_settings(max_examples=150)
+def test_the_same_settings_give_the_same_plan_also_after_their_way_through_json(values: t.Any) -> None:
+    plan = launch_plan(values)
+    through_json = json.loads(json.dumps(values, sort_keys=True))
+    assert json.loads(json.dumps(plan)) == json.loads(json.dumps(launch_plan(through_json)))
+
+
+@given(valid_settings())
+@hypothesis_settings(max_examples=150)
+def test_every_path_in_a_plan_is_absolute(values: t.Any) -> None:
+    plan = launch_plan(values)
+    paths = [*strings_in(plan["directories"]), *plan["writable"], plan["description"]["jobs"], plan["description"]["python"]]
+    for process in plan["processes"]:
+        paths += [process["argv"][0], process["local_directory"], process["environment"]["DASK_CONFIG"]]
+    assert all(posixpath.isabs(path) and path == posixpath.normpath(path) for path in paths)
+
+
+@given(valid_settings())
+@hypothesis_settings(max_examples=150)
+def test_a_process_gets_the_variables_of_its_group_and_the_ones_of_the_cluster_before_them(values: t.Any) -> None:
+    plan = launch_plan(values)
+    own = {group["name"]: group["environment"] for group in values["dask_worker_groups"]}
+    own[""] = values["dask_scheduler_environment"]
+    for process in plan["processes"]:
+        asked_for = {name: str(value) for name, value in own[process["group"]].items()}
+        assert process["environment"] == {**asked_for, **plan["description"]["environment"]}
+
+
+def test_the_plugins_come_before_what_the_user_puts_on_the_python_path() -> None:
+    settings = samples.settings(
+        dask_environment_plugin_sources=[{"requirement": "lab==1", "digest": "lab==1"}],
+        dask_worker_groups=[samples.group(environment={"PYTHONPATH": "/srv/lab"})],
+    )
+    plan = launch_plan(settings)
+    worker = plan["processes"][-1]
+    assert worker["environment"]["PYTHONPATH"] == plan["environment"]["plugin_directory"] + ":/srv/lab"
+
+
+def test_workers_start_after_a_scheduler_on_the_same_host_and_wait_for_none_elsewhere() -> None:
+    beside = launch_plan(samples.settings())["processes"]
+    alone = launch_plan(samples.settings(dask_runs_scheduler=False))["processes"]
+    assert [process["after"] for process in beside] == [(), ("scheduler",), ("scheduler",)]
+    assert [process["after"] for process in alone] == [(), ()]
+
+
+def test_the_launcher_is_systemd_only_where_it_runs_and_the_play_is_root() -> None:
+    chosen = {
+        (manager, root): launch_plan(samples.settings(dask_host=samples.host(service_manager=manager, root=root)))
+        for manager in ("systemd", "tini")
+        for root in (True, False)
+    }
+    assert {key: (plan["launcher"], plan["scope"]) for key, plan in chosen.items()} == {
+        ("systemd", True): ("systemd", "system"),
+        ("systemd", False): ("supervisor", "user"),
+        ("tini", True): ("supervisor", "system"),
+        ("tini", False): ("supervisor", "user"),
+    }
+
+
+def test_the_users_dask_configuration_is_merged_into_the_clusters() -> None:
+    ours = launch_plan(samples.settings())["configuration"]
+    plan = launch_plan(samples.settings(dask_configuration={"distributed": {"worker": {"memory": {"spill": 0.6}}}}))
+    assert plan["configuration"] == {**ours, "distributed": {"worker": {"memory": {"spill": 0.6}}}}
+
+
+CHANGES: dict[str, dict[str, t.Any]] = {
+    "packages": {"dask_environment_packages": ["dask", "numpy"]},
+    "constraints": {"dask_environment_constraints_text": "dask==2026.8.0\n"},
+    "interpreter": {"dask_environment_python": "python3.12"},
+    "plugins": {"dask_environment_plugin_sources": [{"requirement": "lab==1", "digest": "lab==1"}]},
+}
+
+
+def test_whatever_decides_the_content_of_an_environment_gives_it_a_directory_of_its_own() -> None:
+    generations = {what: launch_plan(samples.settings(**change))["environment"]["generation"] for what, change in CHANGES.items()}
+    generations["nothing"] = launch_plan(samples.settings())["environment"]["generation"]
+    assert len(set(generations.values())) == len(generations)
+
+
+def test_where_a_plugin_lies_on_the_controller_does_not_decide_the_environment() -> None:
+    generations = {
+        launch_plan(
+            samples.settings(
+                dask_environment_plugin_sources=[{"archive": place, "file": "lab-0123.tar.gz", "digest": "0123"}]
+            )
+        )["environment"]["generation"]
+        for place in ("/home/ada/lab-0123.tar.gz", "/tmp/lab-0123.tar.gz")
+    }
+    assert len(generations) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON, st.randoms(use_true_random=False))
+@hypothesis_settings(max_examples=500)
+def test_a_digest_depends_on_the_content_and_not_on_the_order_of_keys(value: t.Any, random: t.Any) -> None:
+    def shuffled(each: t.Any) -> t.Any:
+        if isinstance(each, dict):
+            keys = list(each)
+            random.shuffle(keys)
+            return {key: shuffled(each[key]) for key in keys}
+        return [shuffled(inner) for inner in each] if isinstance(each, list) else each
+
+    assert digest(shuffled(value)) == digest(value) != digest([value])

@@ -1,0 +1,269 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wrong is refused, all of it at once, in words that name the variable, the value and what is allowed."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
+from ansible_collections.flotilla.dask.plugins.module_utils.launch import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.tests.unit.samples import GIB, group, host, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+
+def refusals(values: t.Mapping[str, t.Any]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        launch_plan(values)
+    return caught.value.problems
+
+
+def groups(*changes: dict[str, t.Any]) -> dict[str, t.Any]:
+    return {"dask_worker_groups": [group(**change) for change in changes]}
+
+
+def ports(first: int) -> dict[str, int]:
+    return {"worker": first, "nanny": first + 100, "dashboard": first + 200}
+
+
+REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
+    "unknown memory unit": (
+        groups({"memory": "16 gigs"}),
+        "dask_worker_groups[0].memory: '16 gigs' is refused",
+        "(no unit 'gigs')",
+    ),
+    "size that is none": (groups({"memory": "much"}), "dask_worker_groups[0].memory: 'much' is refused", "'16 GB'"),
+    "more memory than the host has": (
+        {**groups({"memory": "65 GiB"}), "dask_host": host(memory=64 * GIB)},
+        "dask_worker_groups[].memory: 'cpu: 65 GiB' is refused",
+        "64 GiB that host alpha has",
+    ),
+    "groups that together need more memory than the host has": (
+        groups({"memory": "40 GiB"}, {"name": "gpu", "memory": 0.5, "ports": ports(9500)}),
+        "dask_worker_groups[].memory: 'cpu: 40 GiB, gpu: 32 GiB' is refused",
+        "64 GiB that host alpha has",
+    ),
+    "too little memory for a process": (
+        groups({"memory": "127 MiB", "processes": 2}),
+        "dask_worker_groups[0].memory: '127 MiB' is refused",
+        "at least 64 MiB for each of its 2 processes",
+    ),
+    "fraction of a memory that is not known": (
+        {**groups({"memory": "0.5"}), "dask_host": host(memory=None)},
+        "dask_worker_groups[0].memory: '0.5' is refused",
+        "memory is not known",
+    ),
+    "ports that overlap within a group": (
+        groups({"processes": 4, "ports": {"worker": 9000, "nanny": 9003, "dashboard": 9200}}),
+        "dask_worker_groups[0].ports.nanny: '9003-9006' is refused",
+        "don't overlap with dask_worker_groups[0].ports.worker (9000-9003)",
+    ),
+    "ports that overlap between groups": (
+        groups({"ports": ports(9000)}, {"name": "gpu", "ports": {**ports(9500), "worker": 9101}}),
+        "dask_worker_groups[1].ports.worker: '9101-9102' is refused",
+        "don't overlap with dask_worker_groups[0].ports.nanny (9100-9101)",
+    ),
+    "ports that overlap with the scheduler's": (
+        groups({"ports": ports(8785)}),
+        "dask_scheduler_port: '8786' is refused",
+        "don't overlap with dask_worker_groups[0].ports.worker (8785-8786)",
+    ),
+    "scheduler and dashboard on one port": (
+        {"dask_scheduler_dashboard_port": 8786},
+        "dask_scheduler_port: '8786' is refused",
+        "don't overlap with dask_scheduler_dashboard_port",
+    ),
+    "ports of another cluster": (
+        {"dask_host": host(taken={"9101": "second"})},
+        "dask_worker_groups[0].ports.nanny: '9100-9101' is refused",
+        "ports of host alpha that cluster second doesn't use",
+    ),
+    "privileged port": (
+        groups({"ports": {"worker": 1023}}),
+        "dask_worker_groups[0].ports.worker: 1023 is refused",
+        "from 1024 to 65535",
+    ),
+    "port that is too high": (
+        {"dask_scheduler_port": 65536},
+        "dask_scheduler_port: 65536 is refused",
+        "from 1024 to 65535",
+    ),
+    "ports that run out before the processes do": (
+        groups({"processes": 3, "ports": {"worker": 65534}}),
+        "dask_worker_groups[0].ports.worker: 65534 is refused",
+        "room for 3 processes up to 65535",
+    ),
+    "unknown kind of port": (
+        groups({"ports": {"http": 9300}}),
+        "dask_worker_groups[0].ports.http: 'http' is refused",
+        "worker, nanny, dashboard",
+    ),
+    "group's name twice": (
+        groups({"ports": ports(9000)}, {"ports": ports(9500)}),
+        "dask_worker_groups[1].name: 'cpu' is refused",
+        "no other group",
+    ),
+    "group's name that is no identifier": (
+        groups({"name": "cpu-a"}),
+        "dask_worker_groups[0].name: 'cpu-a' is refused",
+        "lower-case letters, digits and '_'",
+    ),
+    "group without a name": (
+        {"dask_worker_groups": [{}]},
+        "dask_worker_groups[0].name: None is refused",
+        "starts with a letter",
+    ),
+    "no group": ({"dask_worker_groups": []}, "dask_worker_groups: [] is refused", "at least one group"),
+    "no processes": (
+        groups({"processes": 0}),
+        "dask_worker_groups[0].processes: 0 is refused",
+        "a number of processes from 1",
+    ),
+    "half a process": (groups({"processes": 1.5}), "dask_worker_groups[0].processes: 1.5 is refused", "from 1 to 1000"),
+    "no threads": (groups({"threads": 0}), "dask_worker_groups[0].threads: 0 is refused", "a number of threads from 1"),
+    "unknown key": (
+        groups({"nprocs": 2}),
+        "dask_worker_groups[0]: 'nprocs' is refused",
+        "the keys name, processes, threads",
+    ),
+    "unknown launcher": ({"dask_launcher": "upstart"}, "dask_launcher: 'upstart' is refused", "systemd, supervisor"),
+    "unknown scope": ({"dask_scope": "root"}, "dask_scope: 'root' is refused", "auto, system, user"),
+    "unknown method": (
+        {"dask_environment_method": "pipx"},
+        "dask_environment_method: 'pipx' is refused",
+        "venv, existing",
+    ),
+    "existing environment without its path": (
+        {"dask_environment_method": "existing"},
+        "dask_environment_path: '' is refused",
+        "prefix of an environment",
+    ),
+    "relative path": ({"dask_home": "dask"}, "dask_home: 'dask' is refused", "an absolute path"),
+    "cluster's name that is no identifier": (
+        {"dask_cluster_name": "../etc"},
+        "dask_cluster_name: '../etc' is refused",
+        "lower-case letters",
+    ),
+    "cluster's name that is too long": (
+        {"dask_cluster_name": "a" * 33},
+        "dask_cluster_name: '{0}' is refused".format("a" * 33),
+        "at most 32",
+    ),
+    "control characters in a variable": (
+        groups({"environment": {"GREETING": "hello\nExecStartPre=/bin/false"}}),
+        r"dask_worker_groups[0].environment.GREETING: 'hello\nExecStartPre=/bin/false' is refused",
+        "without control characters",
+    ),
+    "variable that is a boolean": (
+        {"dask_scheduler_environment": {"DEBUG": True}},
+        "dask_scheduler_environment.DEBUG: True is refused",
+        "quote numbers and booleans",
+    ),
+    "name of a variable that is none": (
+        groups({"environment": {"OMP NUM": "1"}}),
+        "dask_worker_groups[0].environment.OMP NUM: 'OMP NUM' is refused",
+        "letters, digits and '_'",
+    ),
+    "negative resource": (
+        groups({"resources": {"GPU": -1}}),
+        "dask_worker_groups[0].resources.GPU: -1 is refused",
+        "isn't negative",
+    ),
+    "resource that is no number": (
+        groups({"resources": {"GPU": "one"}}),
+        "dask_worker_groups[0].resources.GPU: 'one' is refused",
+        "{GPU: 1}",
+    ),
+    "name of a resource that Dask would split": (
+        groups({"resources": {"GPU=1 CPU": 1}}),
+        "dask_worker_groups[0].resources.GPU=1 CPU: 'GPU=1 CPU' is refused",
+        "without spaces",
+    ),
+    "control characters in the name of a resource": (
+        groups({"resources": {"G\x00PU": 1}}),
+        r"'G\x00PU' is refused",
+        "a resource name",
+    ),
+    "preload that would be an option": (
+        groups({"preload": ["--jupyter"]}),
+        "dask_worker_groups[0].preload[0]: '--jupyter' is refused",
+        "a module such as package.module",
+    ),
+    "mapping where a list has to be": ({"dask_worker_groups": group()}, "dask_worker_groups: {", "a list"),
+    "list where a mapping has to be": ({"dask_configuration": ["a"]}, "dask_configuration: ['a'] is refused", "a mapping"),
+}
+
+
+@pytest.mark.parametrize(("changes", "refusal", "allowed"), REFUSED.values(), ids=REFUSED)
+def test_a_refusal_names_the_variable_the_value_and_what_is_allowed(
+    changes: dict[str, t.Any], refusal: str, allowed: str
+) -> None:
+    problems = refusals(settings(**changes))
+    assert len(problems) == 1
+    assert refusal in problems[0]
+    assert allowed in problems[0].partition("Allowed: ")[2]
+
+
+def test_all_problems_come_in_one_error() -> None:
+    changes = [REFUSED[kind] for kind in ("unknown launcher", "unknown scope", "unknown memory unit", "port that is too high")]
+    values = settings()
+    for change, _refusal, _allowed in changes:
+        values.update(change)
+    with pytest.raises(SettingsError) as caught:
+        launch_plan(values)
+    assert len(caught.value.problems) == len(changes)
+    assert all(refusal in str(caught.value) for _change, refusal, _allowed in changes)
+
+
+def test_a_host_without_workers_does_not_judge_the_groups() -> None:
+    plan = launch_plan(settings(dask_runs_workers=False, dask_worker_groups="nonsense"))
+    assert [process["kind"] for process in plan["processes"]] == ["scheduler"]
+
+
+def test_without_groups_of_its_own_a_host_runs_one_worker_with_three_quarters_of_its_memory() -> None:
+    worker = launch_plan(settings(dask_worker_groups=None))["processes"][-1]
+    assert worker["name"] == "worker-cpu-0"
+    assert worker["memory_limit"] == 48 * GIB
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from(["auto", "cpu", "1 GB", "/a"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+SETTINGS = (
+    *("dask_cluster_name", "dask_launcher", "dask_scope", "dask_home", "dask_configuration"),
+    *("dask_scheduler_port", "dask_scheduler_dashboard_port", "dask_scheduler_environment", "dask_scheduler_preload"),
+    *("dask_scheduler_address", "dask_worker_groups"),
+    *("dask_environment_name", "dask_environment_method", "dask_environment_path", "dask_environment_python"),
+    *("dask_environment_packages", "dask_environment_constraints_text"),
+)
+GROUP_KEYS = ("name", "processes", "threads", "memory", "ports", "resources", "environment", "preload", "local_directory")
+HOST_SETTINGS = ("address", "http_address")
+
+
+@given(
+    st.fixed_dictionaries({}, optional={name: JSON for name in SETTINGS}),
+    st.fixed_dictionaries({}, optional={name: JSON for name in HOST_SETTINGS}),
+)
+@hypothesis_settings(max_examples=500)
+def test_no_setting_whatever_its_value_breaks_the_plan(changes: dict[str, t.Any], known: dict[str, t.Any]) -> None:
+    values = settings(**changes, dask_host=host(**known))
+    try:
+        launch_plan(values)
+    except SettingsError as error:
+        assert error.problems
+
+
+@given(st.lists(st.fixed_dictionaries({}, optional={name: JSON for name in GROUP_KEYS}) | JSON, max_size=3))
+@hypothesis_settings(max_examples=500)
+def test_no_group_whatever_is_in_it_breaks_the_plan_nor_what_hosts_expect(entries: list[t.Any]) -> None:
+    promised_workers({"alpha": entries})
+    try:
+        launch_plan(settings(dask_worker_groups=entries))
+    except SettingsError as error:
+        assert error.problems

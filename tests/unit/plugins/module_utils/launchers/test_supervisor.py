@@ -1,0 +1,163 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The launcher Supervisor against a real supervisord, with the role's own templates and programs that only sleep."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.flotilla.dask.plugins.module_utils._service import Plan, Wanted, plan, run
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
+from ansible_collections.flotilla.dask.plugins.module_utils.launchers.supervisor import Supervisor
+
+SECONDS = 20.0
+GREETING = "50% #1 ; é"
+
+
+class Daemon:
+    """A cluster's supervisord, and what the module dask_processes does with it."""
+
+    def __init__(self, directory: Path, render: t.Callable[..., str]) -> None:
+        self.render = render
+        self.plan: dict[str, t.Any] = {
+            "cluster": "main",
+            "scope": "user",
+            "user": "",
+            "directories": layout("main", "user", str(directory), "").as_dict(),
+        }
+        self.directories = self.plan["directories"]
+        for name in ("configuration", "state", "bootstrap"):
+            os.makedirs(self.directories[name])
+        os.symlink(os.path.join(sys.prefix, "bin"), os.path.join(self.directories["bootstrap"], "bin"))
+        self.pid_file = Path(self.directories["state"], "supervisord.pid")
+
+    def launcher(self, kind: str) -> Supervisor:
+        return Supervisor(self.directories, kind, self.render("supervisord.conf.j2", dask_common_plan=self.plan))
+
+    def ensure(self, kind: str, programs: t.Mapping[str, t.Sequence[str]]) -> Plan:
+        """Makes ``programs`` run, each a name and its command line, and returns what that took."""
+        launcher = self.launcher(kind)
+        wanted = [
+            Wanted(name, self.render("supervisor.program.conf.j2", dask_common_plan=self.plan, process=process))
+            for name, process in (
+                (name, {"name": name, "argv": argv, "environment": {"GREETING": GREETING}, "after": []})
+                for name, argv in programs.items()
+            )
+        ]
+        observed = launcher.observe()
+        steps = plan(wanted, observed, restart_all=launcher.outdated())
+        if steps:
+            launcher.apply(steps)
+        return steps
+
+    def pid(self) -> int:
+        return int(self.pid_file.read_text())
+
+    def programs(self, *names: str) -> dict[str, int]:
+        """The processes of the programs, once exactly those called ``names`` run."""
+        found: dict[str, int] = {}
+
+        def look() -> bool:
+            found.clear()
+            for pid in Path("/proc/{0}/task/{0}/children".format(self.pid())).read_text().split():
+                if name := environment(int(pid)).get("SUPERVISOR_PROCESS_NAME"):
+                    found[name] = int(pid)
+            return sorted(found) == sorted(names)
+
+        wait_for(look, SECONDS, "the programs {0}".format(names))
+        return found
+
+
+def environment(pid: int) -> dict[str, str]:
+    variables = Path("/proc/{0}/environ".format(pid)).read_text().split("\0")
+    return dict(each.split("=", 1) for each in variables if each)
+
+
+def lives(pid: int) -> bool:
+    return os.path.exists("/proc/{0}".format(pid))
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, render_role_template: t.Callable[..., str]) -> t.Iterator[Daemon]:
+    it = Daemon(tmp_path, render_role_template)
+    yield it
+    for kind in ("worker", "scheduler"):
+        it.ensure(kind, {})
+    # Nothing that a test started may outlive it, however it ended.
+    assert not it.pid_file.exists()
+
+
+def test_processes_are_added_changed_and_removed_and_the_others_are_left_alone(daemon: Daemon) -> None:
+    daemon.ensure("scheduler", {"scheduler": ["sleep", "100"]})
+    daemon.ensure("worker", {"worker-0": ["sh", "-c", "sleep 100 & wait"], "worker-1": ["sleep", "100"]})
+    before = daemon.programs("scheduler", "worker-0", "worker-1")
+
+    changed = {"worker-1": ["sleep", "200"], "worker-2": ["sleep", "100"]}
+    steps = daemon.ensure("worker", changed)
+
+    after = daemon.programs("scheduler", "worker-1", "worker-2")
+    assert (steps.restart, steps.start, steps.remove) == (("worker-1",), ("worker-2",), ("worker-0",))
+    assert after["scheduler"] == before["scheduler"]
+    assert after["worker-1"] != before["worker-1"]
+    assert not lives(before["worker-0"])
+    assert not daemon.ensure("worker", changed)
+
+    pids = [daemon.pid(), *after.values()]
+    daemon.ensure("worker", {})
+    daemon.programs("scheduler")
+    daemon.ensure("scheduler", {})
+    assert not any(map(lives, pids))
+    assert not os.listdir(os.path.join(daemon.directories["configuration"], "supervisor.d"))
+
+
+def test_a_process_gets_the_command_line_and_the_variables_of_its_plan(daemon: Daemon) -> None:
+    words = ["a b", "it's", "50%", "#1", ";", "$HOME", "%(here)s", ""]
+    daemon.ensure("worker", {"worker-0": [sys.executable, "-c", "import time; time.sleep(100)", *words]})
+    pid = daemon.programs("worker-0")["worker-0"]
+    process = Path("/proc", str(pid))
+    wait_for(lambda: sys.executable in (process / "cmdline").read_text(), SECONDS, "env to hand over")
+    assert (process / "cmdline").read_text().split("\0")[-len(words) - 1 : -1] == words
+    assert environment(pid)["GREETING"] == GREETING
+    assert (process / "cwd").resolve() == Path(daemon.directories["state"]).resolve()
+
+
+def test_programs_come_back_when_they_end_when_they_were_stopped_and_when_the_daemon_was_killed(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    count = tmp_path / "count"
+    ends_at_first = "echo run >>{0}; test $(wc -l <{0}) -lt 2 || exec sleep 100".format(shlex.quote(str(count)))
+    programs = {"worker-0": ["sh", "-c", ends_at_first], "worker-1": ["sleep", "100"]}
+    daemon.ensure("worker", programs)
+    wait_for(lambda: count.exists() and len(count.read_text().splitlines()) == 2, SECONDS, "the program to run twice")
+
+    launcher = daemon.launcher("worker")
+    run([os.path.join(launcher.commands, "supervisorctl"), "-c", launcher.configuration, "stop", "worker-0"])
+    assert daemon.ensure("worker", programs) == Plan(start=("worker-0",))
+
+    orphans = daemon.programs(*programs)
+    killed = daemon.pid()
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: not lives(killed), SECONDS, "the daemon to die")
+    for pid in orphans.values():
+        os.kill(pid, signal.SIGKILL)
+    assert daemon.ensure("worker", programs) == Plan(start=("worker-0", "worker-1"))
+    daemon.programs(*programs)
+
+
+def test_a_new_configuration_restarts_the_daemon_and_all_of_its_programs(daemon: Daemon) -> None:
+    programs = {"worker-0": ["sleep", "100"]}
+    daemon.ensure("worker", programs)
+    before = [daemon.pid(), *daemon.programs("worker-0").values()]
+    daemon.plan["cluster"] = "renamed"
+    assert daemon.ensure("worker", programs).restart == ("worker-0",)
+    assert daemon.pid() != before[0]
+    daemon.programs("worker-0")
+    assert not any(map(lives, before))

@@ -1,0 +1,163 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Observe, plan, apply: a plan leads from what is to what should be, and touches nothing else."""
+
+from __future__ import annotations
+
+import socket
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._service import (
+    Observed,
+    Plan,
+    Wanted,
+    check_ports,
+    diff,
+    plan,
+    read_text,
+    run,
+    write_text,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NAMES = st.sampled_from(["scheduler", "worker-cpu-0", "worker-cpu-1", "worker-gpu-0"])
+DEFINITIONS = st.sampled_from(["sleep 1", "sleep 2"])
+WANTED = st.dictionaries(NAMES, DEFINITIONS).map(lambda each: [Wanted(name, text) for name, text in each.items()])
+OBSERVED = st.dictionaries(NAMES, st.builds(Observed, DEFINITIONS, st.booleans(), st.booleans()))
+
+
+def carried_out(steps: Plan, observed: t.Mapping[str, Observed]) -> dict[str, Observed]:
+    """What is there after an ideal launcher has carried the plan out."""
+    after = {name: state for name, state in observed.items() if name not in steps.remove}
+    for name in {*steps.write, *steps.enable, *steps.start, *steps.restart}:
+        before = after.get(name, Observed("", running=False, enabled=False))
+        after[name] = Observed(
+            definition=steps.write.get(name, before.definition),
+            running=before.running or name in steps.start,
+            enabled=before.enabled or name in steps.enable,
+        )
+    return after
+
+
+@given(WANTED, OBSERVED, st.booleans())
+@settings(max_examples=500)
+def test_a_plan_leads_from_what_is_to_exactly_what_is_wanted(
+    wanted: list[Wanted], observed: dict[str, Observed], restart_all: bool
+) -> None:
+    after = carried_out(plan(wanted, observed, restart_all), observed)
+    assert after == {process.name: Observed(process.definition, running=True, enabled=True) for process in wanted}
+
+
+@given(WANTED, OBSERVED)
+@settings(max_examples=300)
+def test_once_a_plan_is_carried_out_there_is_nothing_left_to_do(wanted: list[Wanted], observed: dict[str, Observed]) -> None:
+    again = plan(wanted, carried_out(plan(wanted, observed), observed))
+    assert not again
+    assert again == Plan()
+
+
+@given(WANTED, OBSERVED)
+@settings(max_examples=300)
+def test_only_a_running_process_whose_own_definition_changed_restarts(
+    wanted: list[Wanted], observed: dict[str, Observed]
+) -> None:
+    steps = plan(wanted, observed)
+    running = {process for process in wanted if process.name in observed and observed[process.name].running}
+    changed = {process.name for process in running if process.definition != observed[process.name].definition}
+    assert set(steps.restart) == changed
+    assert set(plan(wanted, observed, restart_all=True).restart) == {process.name for process in running}
+
+
+@given(WANTED, OBSERVED)
+@settings(max_examples=300)
+def test_the_diff_shows_every_definition_that_changes_and_no_other(
+    wanted: list[Wanted], observed: dict[str, Observed]
+) -> None:
+    before = {name: state.definition for name, state in observed.items()}
+    after = {process.name: process.definition for process in wanted}
+    shown = {each["after_header"]: (each["before"], each["after"]) for each in diff(plan(wanted, observed), observed)}
+    assert shown == {
+        name: (before.get(name, ""), after.get(name, ""))
+        for name in {*before, *after}
+        if before.get(name) != after.get(name)
+    }
+
+
+@pytest.fixture
+def taken() -> t.Iterator[tuple[str, int]]:
+    """The address of a program that listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_every_port_that_is_taken_is_named_with_the_process_that_needs_it(taken: tuple[str, int]) -> None:
+    processes = [Wanted("scheduler", "", (taken,)), Wanted("worker-cpu-0", "", (("127.0.0.1", free_port()), taken))]
+    with pytest.raises(DaskError) as caught:
+        check_ports(processes)
+    problems = str(caught.value).splitlines()
+    assert [problem.split(":")[0] for problem in problems] == [
+        "{0} cannot listen on 127.0.0.1 port {1}".format(name, taken[1]) for name in ("scheduler", "worker-cpu-0")
+    ]
+    assert "another program uses the port" in problems[0]
+
+
+def test_a_port_that_a_program_left_a_moment_ago_is_free(taken: tuple[str, int]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        with socket.create_connection(address), server.accept()[0] as accepted:
+            # Whoever closes first keeps the port in TIME_WAIT.
+            accepted.shutdown(socket.SHUT_RDWR)
+    check_ports([Wanted("scheduler", "", (address,))])
+
+
+def test_an_address_of_another_host_is_refused_with_the_variable_to_correct() -> None:
+    with pytest.raises(DaskError, match="192.0.2.1 port .* dask_host_address"):
+        check_ports([Wanted("scheduler", "", (("192.0.2.1", free_port()),))])
+
+
+def test_ipv6_addresses_are_looked_at_too() -> None:
+    if not socket.has_dualstack_ipv6():
+        return
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server, pytest.raises(DaskError, match="::1 port"):
+        check_ports([Wanted("scheduler", "", (server.getsockname()[:2],))])
+
+
+def test_what_is_written_is_read_back_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.json"
+    assert read_text(str(path)) is None
+    write_text(str(path), "old")
+    write_text(str(path), "née\n", mode=0o600)
+    assert read_text(str(path)) == "née\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.json"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(str(path), "half of it" * 10_000 + "\ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_command_that_fails_says_its_status_and_its_last_words() -> None:
+    command = ["sh", "-c", "echo too much; echo no such unit >&2; exit 4"]
+    with pytest.raises(DaskError, match="exit status 4: no such unit"):
+        run(command)
+    assert run(command, accept=(0, 4)) == "too much\n"
+
+
+def test_a_command_that_is_not_there_is_named() -> None:
+    with pytest.raises(DaskError, match="/nowhere/supervisord cannot be run"):
+        run(["/nowhere/supervisord"])
