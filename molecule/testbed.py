@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,11 @@ class Ansible:
         report = json.loads(done.stdout[start:]) if start >= 0 else {"plays": [], "stats": {}}
         tasks = [(task["task"]["name"], task["hosts"]) for play in report["plays"] for task in play["tasks"]]
         return Run(done.returncode, report["stats"], tasks, done.stdout + done.stderr)
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
+    """Waits for a condition, and fails in words if it does not come true within `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"waited {timeout:g} s until {what}, in vain"
+        time.sleep(0.2)

@@ -151,15 +151,18 @@ def write_text(path: str, text: str, mode: int = 0o644) -> None:
         raise
 
 
-def run(argv: t.Sequence[str], accept: t.Container[int] = (0,)) -> str:
+def run(
+    argv: t.Sequence[str], accept: t.Container[int] = (0,), environment: t.Mapping[str, str] | None = None
+) -> str:
     """Runs a command and returns its output.
 
+    :param environment: All of its environment variables; by default this process's own.
     :raises DaskError: it isn't there, or its exit status isn't one of ``accept``.
     """
-    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    variables = {**(os.environ if environment is None else environment), "LC_ALL": "C.UTF-8"}
     try:
         outcome = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=variables, check=False
         )
     except OSError as error:
         raise DaskError("{0} cannot be run: {1}".format(argv[0], error)) from error

@@ -26,6 +26,7 @@ NO_DAEMON = 4
 NOT_ALL_RUNNING = 3
 START_SECONDS = 30
 STOP_SECONDS = 120
+INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER")
 
 
 class Supervisor(Launcher):
@@ -68,7 +69,7 @@ class Supervisor(Launcher):
         if not os.listdir(self.programs):
             self._stop_daemon()
         elif self._running() is None:
-            run([os.path.join(self.commands, "supervisord"), "-c", self.configuration])
+            run([os.path.join(self.commands, "supervisord"), "-c", self.configuration], environment=_plain_environment())
             wait_for(lambda: self._running() is not None, START_SECONDS, "supervisord to answer")
         else:
             # Stops what was removed, restarts what changed, starts what is new, and leaves the rest alone.
@@ -101,3 +102,8 @@ class Supervisor(Launcher):
 
     def _control(self, *words: str, accept: tuple[int, ...] = (0,)) -> str:
         return run([os.path.join(self.commands, "supervisorctl"), "-c", self.configuration, *words], accept)
+
+
+def _plain_environment() -> dict[str, str]:
+    """What a process gets from its user and not from the shell that happened to start the daemon, as under systemd."""
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}

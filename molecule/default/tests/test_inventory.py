@@ -1,0 +1,116 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A changed inventory changes what it says and nothing else, and a wrong one changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from testbed import Ansible, Hosts, Run
+
+SMALL = {"name": "small", "processes": 2, "memory": "1 GiB", "ports": {"worker": 9000, "nanny": 9100, "dashboard": 9200}}
+LARGE = {
+    "name": "large",
+    "threads": 2,
+    "memory": "1 GiB",
+    "ports": {"worker": 9010, "nanny": 9110, "dashboard": 9210},
+    "resources": {"BIG": 1},
+}
+
+# A second cluster on the same hosts, of an ordinary user, with the first one's software.
+SECOND = {
+    "ansible_become": False,
+    "dask_scope": "user",
+    "dask_cluster_name": "second",
+    "dask_environment_method": "existing",
+    "dask_environment_path": "/opt/dask/main/envs/current",
+    "dask_environment_plugins": [],
+    "dask_scheduler_port": 18786,
+    "dask_scheduler_dashboard_port": 18787,
+    "dask_worker_groups": [{"name": "own", "memory": "512 MiB", "ports": {"worker": 9500, "nanny": 9600, "dashboard": 9700}}],
+}
+
+
+def processes(run: Run, host: str) -> dict[str, list[str]]:
+    """What a run did to the workers of a host, by started, restarted and removed."""
+    (result,) = [results[host] for name, results in run.tasks if name.endswith("Let systemd run the worker")]
+    return {key: result[key] for key in ("started", "restarted", "removed")}
+
+
+def refusal(run: Run) -> str:
+    """The message of a run that was refused before any host was touched."""
+    assert not run.ok
+    assert run.changed == {}
+    (failed,) = [results for name, results in run.tasks if any(result.get("failed") for result in results.values())]
+    return str(next(result["msg"] for result in failed.values() if result.get("failed")))
+
+
+def test_check_mode_finds_nothing_to_do(ansible: Ansible) -> None:
+    run = ansible.playbook("flotilla.dask.site", "--check", "--diff")
+    assert run.ok, run.output
+    assert run.changed == {}
+
+
+def test_only_what_changed_restarts_and_what_is_gone_is_removed(ansible: Ansible, hosts: Hosts) -> None:
+    groups = [{**SMALL, "processes": 1, "memory": "512 MiB"}, {**LARGE, "threads": 1}]
+    expected = {"started": [], "restarted": ["worker-large-0"], "removed": ["worker-small-1"]}
+    predicted = ansible.playbook("flotilla.dask.site", "--check", extra_vars={"dask_worker_groups": groups})
+    assert processes(predicted, "worker1") == expected
+    changed = ansible.playbook("flotilla.dask.site", extra_vars={"dask_worker_groups": groups})
+    assert changed.ok, changed.output
+    assert processes(changed, "worker1") == expected
+    assert not hosts["worker1"].file("/etc/systemd/system/dask-main-worker-small-1.service").exists
+    restored = ansible.playbook("flotilla.dask.site")
+    assert restored.ok, restored.output
+    assert processes(restored, "worker1") == {
+        "started": ["worker-small-1"],
+        "restarted": ["worker-large-0"],
+        "removed": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"dask_worker_groups": [{**SMALL, "memory": "16 GX"}]}, ("dask_worker_groups[0].memory", "'16 GX'", "GiB")),
+        ({"dask_worker_groups": [{**SMALL, "memory": "64 TiB"}]}, ("dask_worker_groups[].memory", "64 TiB", "host")),
+        ({"dask_worker_groups": [SMALL, {**LARGE, "ports": SMALL["ports"]}]}, ("[1].ports.worker", "overlap", "[0]")),
+        ({"dask_launcher": "upstart"}, ("dask_launcher", "'upstart'", "systemd, supervisor")),
+        ({"dask_environment_method": "existing"}, ("dask_environment_path", "bin/python")),
+        (
+            {"dask_environment_method": "existing", "dask_environment_path": "/nowhere"},
+            ("dask_environment_path", "'/nowhere'", "exists on every host"),
+        ),
+        (
+            {"dask_environment_method": "existing", "dask_environment_path": "/usr"},
+            ("dask_environment_path", "'/usr'", "cannot import distributed"),
+        ),
+        ({**SECOND, "dask_scheduler_port": 8786}, ("dask_scheduler_port", "8786", "cluster main")),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_settings_are_refused_before_a_host_is_touched(
+    ansible: Ansible, variables: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    message = refusal(ansible.playbook("flotilla.dask.site", extra_vars=variables))
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_ordinary_user_runs_a_second_cluster_under_supervisor_beside_the_first(ansible: Ansible, hosts: Hosts) -> None:
+    deployed = ansible.playbook("flotilla.dask.site", extra_vars=SECOND)
+    assert deployed.ok, deployed.output
+    again = ansible.playbook("flotilla.dask.site", extra_vars=SECOND)
+    assert (again.ok, again.changed) == (True, {}), again.output
+    assert hosts["worker1"].check_output("pgrep --full --list-full --euid operator dask_worker").count("worker1-own-0")
+    unnamed = ansible.module("scheduler", "flotilla.dask.dask_cluster_info", "-e", "ansible_become=false")["scheduler"]
+    assert "several clusters (main, second)" in unnamed["msg"]
+
+    removed = ansible.playbook("flotilla.dask.teardown", extra_vars=SECOND)
+    assert removed.ok, removed.output
+    for name, host in hosts.group("all").items():
+        assert host.run("pgrep --full --euid operator distributed").stdout == "", name
+        assert not host.file("/home/operator/.dask").exists, name
+    main = ansible.module("scheduler", "flotilla.dask.dask_cluster_info")["scheduler"]
+    assert main["cluster"]["health"] == "healthy", main["cluster"]["reasons"]

@@ -1,0 +1,27 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Teardown leaves nothing; the last test, as there is no cluster after it."""
+
+from __future__ import annotations
+
+from testbed import Ansible, Hosts
+
+TRACES = ("/opt/dask", "/etc/dask", "/var/lib/dask")
+
+
+def test_teardown_ends_jobs_and_removes_everything(ansible: Ansible, hosts: Hosts) -> None:
+    endless = {"name": "endless", "function": "time:sleep", "arguments": [3600], "state": "submitted"}
+    assert ansible.module("scheduler", "flotilla.dask.dask_job", **endless)["scheduler"]["job"]["state"] == "running"
+
+    run = ansible.playbook("flotilla.dask.teardown")
+    assert run.ok, run.output
+    for name, host in hosts.group("all").items():
+        assert [path for path in TRACES if host.file(path).exists] == [], name
+        assert host.run("ls /etc/systemd/system | grep dask").stdout == "", name
+        assert host.run("pgrep --full --list-full distributed").stdout == "", name
+        assert host.run("pgrep --full --list-full runner.py").stdout == "", name
+        assert not host.user("dask").exists, name
+
+    again = ansible.playbook("flotilla.dask.teardown")
+    assert (again.ok, again.changed) == (True, {}), again.output
