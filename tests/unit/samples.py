@@ -1,6 +1,7 @@
 # Copyright: (c) 2026, The flotilla.dask contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """Settings of a small cluster that the launch plan accepts, for tests that are about something else."""
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 # Copyright: (c) 2026, The flotilla.dask contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """Observe, plan, apply: a plan leads from what is to what should be, and touches nothing else."""
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     Observed,
@@ -22,8 +26,6 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     run,
     write_text,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 NAMES = st.sampled_from(["scheduler", "worker-cpu-0", "worker-cpu-1", "worker-gpu-0"])
 DEFINITIONS = st.sampled_from(["sleep 1", "sleep 2"])
@@ -55,7 +57,9 @@ def test_a_plan_leads_from_what_is_to_exactly_what_is_wanted(
 
 @given(WANTED, OBSERVED)
 @settings(max_examples=300)
-def test_once_a_plan_is_carried_out_there_is_nothing_left_to_do(wanted: list[Wanted], observed: dict[str, Observed]) -> None:
+def test_once_a_plan_is_carried_out_there_is_nothing_left_to_do(
+    wanted: list[Wanted], observed: dict[str, Observed]
+) -> None:
     again = plan(wanted, carried_out(plan(wanted, observed), observed))
     assert not again
     assert again == Plan()
@@ -111,7 +115,7 @@ def test_every_port_that_is_taken_is_named_with_the_process_that_needs_it(taken:
     assert "another program uses the port" in problems[0]
 
 
-def test_a_port_that_a_program_left_a_moment_ago_is_free(taken: tuple[str, int]) -> None:
+def test_a_port_that_a_program_left_a_moment_ago_is_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
         with socket.create_connection(address), server.accept()[0] as accepted:
@@ -121,7 +125,7 @@ def test_a_port_that_a_program_left_a_moment_ago_is_free(taken: tuple[str, int])
 
 
 def test_an_address_of_another_host_is_refused_with_the_variable_to_correct() -> None:
-    with pytest.raises(DaskError, match="192.0.2.1 port .* dask_host_address"):
+    with pytest.raises(DaskError, match=r"192.0.2.1 port .* dask_host_address"):
         check_ports([Wanted("scheduler", "", (("192.0.2.1", free_port()),))])
 
 

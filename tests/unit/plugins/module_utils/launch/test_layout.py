@@ -1,6 +1,7 @@
 # Copyright: (c) 2026, The flotilla.dask contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """Every cluster has directories of its own, and all of its files are in them."""
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import posixpath
 
 import pytest
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout, layout
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout, layout
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,31}", fullmatch=True)
 PLACES = st.tuples(st.sampled_from(["system", "user"]), st.sampled_from(["", "/srv/dask"]), st.just("/home/ada"))
@@ -34,7 +36,9 @@ def test_two_clusters_never_share_a_directory_of_their_own(names: list[str], pla
 
 
 @given(NAMES, PLACES)
-def test_what_is_left_after_a_cluster_is_only_the_parents_of_its_directories(name: str, place: tuple[str, str, str]) -> None:
+def test_what_is_left_after_a_cluster_is_only_the_parents_of_its_directories(
+    name: str, place: tuple[str, str, str]
+) -> None:
     found = layout(name, *place)
     assert {posixpath.dirname(own) for own in found.own} == set(found.parents)
 

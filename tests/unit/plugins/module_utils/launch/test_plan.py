@@ -1,6 +1,7 @@
 # Copyright: (c) 2026, The flotilla.dask contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """Whatever valid settings say, the plan keeps its promises; the judge of command lines is Dask's own parser."""
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ import keyword
 import posixpath
 import typing as t
 
-from ansible_collections.flotilla.dask.plugins.module_utils.launch import launch_plan, promised_workers
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import digest
-from ansible_collections.flotilla.dask.tests.unit import samples
 from distributed.cli import dask_scheduler, dask_worker
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from ansible_collections.flotilla.dask.plugins.module_utils.launch import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import digest
+from ansible_collections.flotilla.dask.tests.unit import samples
+
 MIB = 2**20
 PORT_KINDS = ("worker", "nanny", "dashboard")
 IDENTIFIERS = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True)
 TEXT = st.text(st.characters(min_codepoint=32, exclude_characters="\x7f", exclude_categories=["Cs"]), max_size=12)
-VARIABLES = st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True), TEXT | st.integers(0, 99), max_size=3)
+VARIABLES = st.dictionaries(
+    st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True), TEXT | st.integers(0, 99), max_size=3
+)
 # Dask's parser imports what is to be preloaded.
 PRELOAD = st.lists(st.sampled_from(["keyword", "email.charset", keyword.__file__]), max_size=2)
 DIRECTORIES = st.sampled_from(["", "/scratch", "/data/lab-1/dask"])
@@ -89,9 +93,11 @@ def valid_settings(draw: st.DrawFn) -> dict[str, t.Any]:
 
 def parsed_by_dask(process: dict[str, t.Any]) -> dict[str, t.Any]:
     """What Dask's command line makes of a process' arguments."""
-    python, flag, module, *arguments = process["argv"]
+    _python, flag, module, *arguments = process["argv"]
     assert flag == "-m"
-    command = {"distributed.cli.dask_scheduler": dask_scheduler, "distributed.cli.dask_worker": dask_worker}[module].main
+    command = {"distributed.cli.dask_scheduler": dask_scheduler, "distributed.cli.dask_worker": dask_worker}[
+        module
+    ].main
     return dict(command.make_context(process["kind"], arguments).params)
 
 
@@ -139,7 +145,10 @@ def test_dask_reads_every_worker_command_line_as_the_plan_meant_it(values: t.Any
         assert read["scheduler"] == plan["description"]["scheduler"]
         assert read["name"] == process["worker"]
         assert read["host"] == process["listen"]["worker"] == process["listen"]["nanny"]
-        assert (int(read["worker_port"]), int(read["nanny_port"])) == (process["ports"]["worker"], process["ports"]["nanny"])
+        assert (int(read["worker_port"]), int(read["nanny_port"])) == (
+            process["ports"]["worker"],
+            process["ports"]["nanny"],
+        )
         assert http_address(read) == (process["listen"]["dashboard"], process["ports"]["dashboard"])
         assert read["nthreads"] == group["threads"]
         assert int(read["memory_limit"]) == process["memory_limit"]
@@ -201,7 +210,12 @@ def test_the_same_settings_give_the_same_plan_also_after_their_way_through_json(
 @hypothesis_settings(max_examples=150)
 def test_every_path_in_a_plan_is_absolute(values: t.Any) -> None:
     plan = launch_plan(values)
-    paths = [*strings_in(plan["directories"]), *plan["writable"], plan["description"]["jobs"], plan["description"]["python"]]
+    paths = [
+        *strings_in(plan["directories"]),
+        *plan["writable"],
+        plan["description"]["jobs"],
+        plan["description"]["python"],
+    ]
     for process in plan["processes"]:
         paths += [process["argv"][0], process["local_directory"], process["environment"]["DASK_CONFIG"]]
     assert all(posixpath.isabs(path) and path == posixpath.normpath(path) for path in paths)
@@ -264,7 +278,9 @@ CHANGES: dict[str, dict[str, t.Any]] = {
 
 
 def test_whatever_decides_the_content_of_an_environment_gives_it_a_directory_of_its_own() -> None:
-    generations = {what: launch_plan(samples.settings(**change))["environment"]["generation"] for what, change in CHANGES.items()}
+    generations = {
+        what: launch_plan(samples.settings(**change))["environment"]["generation"] for what, change in CHANGES.items()
+    }
     generations["nothing"] = launch_plan(samples.settings())["environment"]["generation"]
     assert len(set(generations.values())) == len(generations)
 

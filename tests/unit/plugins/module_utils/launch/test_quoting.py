@@ -1,6 +1,7 @@
 # Copyright: (c) 2026, The flotilla.dask contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """Whatever a word or a value holds, it arrives as it is: judged by supervisor itself, and by the rules of systemd."""
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import tempfile
 import typing as t
 from pathlib import Path
 
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from supervisor.options import ServerOptions
+from supervisor.process import Subprocess
+
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.quoting import (
     supervisor_word,
     systemd_value,
     systemd_word,
 )
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from supervisor.options import ServerOptions
-from supervisor.process import Subprocess
 
 # What settings let through: no control characters.
 WORDS = st.text(st.characters(min_codepoint=32, exclude_characters="\x7f", exclude_categories=["Cs"]), max_size=20)

@@ -1,6 +1,7 @@
 # Copyright: (c) 2026, The flotilla.dask contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """The launcher Supervisor against a real supervisord, with the role's own templates and programs that only sleep."""
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.flotilla.dask.plugins.module_utils._service import Plan, Wanted, plan, run
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
