@@ -78,7 +78,8 @@ class Ansible:
 
     def module(self, hosts: str, module: str, *options: str, **args: object) -> dict[str, Result]:
         """The results of one module by host, failed ones too; options are those of the command, as `--check`."""
-        run = self._run("ansible", hosts, "--module-name", module, "--args", json.dumps(args), *options)
+        arguments = ["--args", json.dumps(args)] if args else []
+        run = self._run("ansible", hosts, "--module-name", module, *arguments, *options)
         assert run.tasks, run.output
         return run.tasks[-1][1]
 

@@ -57,7 +57,9 @@ def project_files(directory: str) -> list[str]:
     found = []
     for folder, folders, names in os.walk(directory):
         folders[:] = sorted(
-            name for name in folders if name not in LEFT_OUT and not name.startswith(".") and not name.endswith(".egg-info")
+            name
+            for name in folders
+            if name not in LEFT_OUT and not name.startswith(".") and not name.endswith(".egg-info")
         )
         found += [os.path.relpath(os.path.join(folder, name), directory) for name in names if name[0] != "."]
     return sorted(found)

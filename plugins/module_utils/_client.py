@@ -65,6 +65,8 @@ async def _ask(address: str, timeout: float) -> dict[str, t.Any]:
             await comm.close()
     except (OSError, asyncio.TimeoutError) as error:
         raise Unreachable(
-            "No scheduler answers at {0} within {1:g} s ({2}).".format(address, timeout, str(error) or type(error).__name__)
+            "No scheduler answers at {0} within {1:g} s ({2}).".format(
+                address, timeout, str(error) or type(error).__name__
+            )
         ) from error
     return {**identity, "versions": versions}

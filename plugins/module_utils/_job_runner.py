@@ -101,7 +101,8 @@ class Runner:
             except OSError as error:
                 if time.monotonic() >= end:
                     raise Failure(
-                        "scheduler", "No scheduler answers at {0} within {1:g} s ({2}).".format(self.address, patience, error)
+                        "scheduler",
+                        "No scheduler answers at {0} within {1:g} s ({2}).".format(self.address, patience, error),
                     ) from error
             self.cancelled.wait(0.2)
 
@@ -224,7 +225,8 @@ def load_function(name: str) -> t.Callable[..., t.Any]:
             traceback.print_exc()
         places = "\n".join("  " + path for path in sys.path if path)
         raise Failure(
-            "import", "{0} cannot be imported ({1}: {2}). Looked in:\n{3}".format(name, type(error).__name__, error, places)
+            "import",
+            "{0} cannot be imported ({1}: {2}). Looked in:\n{3}".format(name, type(error).__name__, error, places),
         ) from error
     if not callable(found):
         raise Failure("import", "{0} is a {1}, which cannot be called.".format(name, type(found).__name__))

@@ -99,7 +99,9 @@ def specification(
         )
     if function and not FUNCTION.fullmatch(function):
         raise DaskError(
-            "function: {0!r} is refused. Allowed: package.module:callable, such as 'wordcount:count_words'.".format(function)
+            "function: {0!r} is refused. Allowed: package.module:callable, such as 'wordcount:count_words'.".format(
+                function
+            )
         )
     return {
         "name": name,
@@ -116,7 +118,9 @@ def _arguments(value: t.Any, keywords: bool) -> t.Any:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise DaskError("arguments: {0!r} is refused: not JSON ({1}). Allowed: {2}.".format(value, error, allowed)) from error
+            raise DaskError(
+                "arguments: {0!r} is refused: not JSON ({1}). Allowed: {2}.".format(value, error, allowed)
+            ) from error
     if value is None:
         value = []
     try:
@@ -182,6 +186,7 @@ class Job:
         :raises DaskError: the job runs already, or can't be started.
         """
         script = wanted["script"]
+        runner_source = _runner_source()
         with self.who.acting():
             os.makedirs(self.who.jobs, exist_ok=True)
             if content is None and script and not os.access(script, os.R_OK):
@@ -203,10 +208,12 @@ class Job:
                 "digest": digest(wanted),
                 "scheduler": cluster["scheduler"],
             }
-            write_text(self._path("specification.json"), json.dumps(full, indent=2))
-            write_text(self._path("state.json"), json.dumps({"state": "running", "attempts": 0, "started": time.time()}))
             runner = self._path("runner.py")
-            write_text(runner, _runner_source())
+            write_text(runner, runner_source)
+            write_text(self._path("specification.json"), json.dumps(full, indent=2))
+            write_text(
+                self._path("state.json"), json.dumps({"state": "running", "attempts": 0, "started": time.time()})
+            )
             output = os.open(self._path("output.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         try:
             self._start([cluster["python"], runner, self.directory], cluster, lock, output)
@@ -279,7 +286,9 @@ class Job:
                 **switch,
             )
         except OSError as error:
-            raise DaskError("The job's process cannot be started: {0}. Run flotilla.dask.site.".format(error)) from error
+            raise DaskError(
+                "The job's process cannot be started: {0}. Run flotilla.dask.site.".format(error)
+            ) from error
 
     def _output(self) -> str:
         try:

@@ -122,7 +122,9 @@ def check_ports(processes: t.Iterable[Wanted]) -> None:
                         errno.EADDRINUSE: "another program uses the port ('ss -ltnp' names it); stop it or plan another",
                         errno.EADDRNOTAVAIL: "the address isn't this host's; correct dask_host_address",
                     }.get(error.errno or 0, str(error))
-                    problems.append("{0} cannot listen on {1} port {2}: {3}.".format(process.name, address, port, reason))
+                    problems.append(
+                        "{0} cannot listen on {1} port {2}: {3}.".format(process.name, address, port, reason)
+                    )
     if problems:
         raise DaskError("\n".join(problems))
 
@@ -151,9 +153,7 @@ def write_text(path: str, text: str, mode: int = 0o644) -> None:
         raise
 
 
-def run(
-    argv: t.Sequence[str], accept: t.Container[int] = (0,), environment: t.Mapping[str, str] | None = None
-) -> str:
+def run(argv: t.Sequence[str], accept: t.Container[int] = (0,), environment: t.Mapping[str, str] | None = None) -> str:
     """Runs a command and returns its output.
 
     :param environment: All of its environment variables; by default this process's own.

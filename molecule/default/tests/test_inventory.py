@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from testbed import Ansible, Hosts, Run
 
-SMALL = {"name": "small", "processes": 2, "memory": "1 GiB", "ports": {"worker": 9000, "nanny": 9100, "dashboard": 9200}}
+SMALL = {
+    "name": "small",
+    "processes": 2,
+    "memory": "1 GiB",
+    "ports": {"worker": 9000, "nanny": 9100, "dashboard": 9200},
+}
 LARGE = {
     "name": "large",
     "threads": 2,
@@ -29,8 +35,20 @@ SECOND = {
     "dask_environment_plugins": [],
     "dask_scheduler_port": 18786,
     "dask_scheduler_dashboard_port": 18787,
-    "dask_worker_groups": [{"name": "own", "memory": "512 MiB", "ports": {"worker": 9500, "nanny": 9600, "dashboard": 9700}}],
+    "dask_worker_groups": [
+        {"name": "own", "memory": "512 MiB", "ports": {"worker": 9500, "nanny": 9600, "dashboard": 9700}}
+    ],
 }
+
+
+@pytest.fixture(scope="module")
+def bare_environment(hosts: Hosts) -> Iterator[None]:
+    """An environment on every host that lacks distributed."""
+    for host in hosts.group("all").values():
+        host.check_output("python3 -m venv --without-pip /opt/bare")
+    yield
+    for host in hosts.group("all").values():
+        host.check_output("rm -r /opt/bare")
 
 
 def processes(run: Run, host: str) -> dict[str, list[str]]:
@@ -84,13 +102,14 @@ def test_only_what_changed_restarts_and_what_is_gone_is_removed(ansible: Ansible
             ("dask_environment_path", "'/nowhere'", "exists on every host"),
         ),
         (
-            {"dask_environment_method": "existing", "dask_environment_path": "/usr"},
-            ("dask_environment_path", "'/usr'", "cannot import distributed"),
+            {"dask_environment_method": "existing", "dask_environment_path": "/opt/bare"},
+            ("dask_environment_path", "'/opt/bare'", "cannot import distributed"),
         ),
         ({**SECOND, "dask_scheduler_port": 8786}, ("dask_scheduler_port", "8786", "cluster main")),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
+@pytest.mark.usefixtures("bare_environment")
 def test_wrong_settings_are_refused_before_a_host_is_touched(
     ansible: Ansible, variables: dict[str, Any], words: tuple[str, ...]
 ) -> None:

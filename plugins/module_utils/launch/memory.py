@@ -17,7 +17,9 @@ import typing as t
 MINIMUM_PER_PROCESS = 64 * 2**20
 """Bytes. A worker process with less than this only pauses and restarts."""
 
-ALLOWED = "a size with a unit such as '16 GB' or '8 GiB', a number of bytes, or a fraction of the host's memory such as 0.5"
+ALLOWED = (
+    "a size with a unit such as '16 GB' or '8 GiB', a number of bytes, or a fraction of the host's memory such as 0.5"
+)
 
 _SIZE = re.compile(r"(?P<number>([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?)(?P<unit>[a-zA-Z]*)")
 

@@ -206,9 +206,7 @@ def _module(python: str, module: str) -> tuple[str, ...]:
     return (python, "-m", "distributed.cli." + module)
 
 
-def _scheduler(
-    cluster: Cluster, host: Host, python: str, common: t.Mapping[str, str], place: Layout
-) -> Process:
+def _scheduler(cluster: Cluster, host: Host, python: str, common: t.Mapping[str, str], place: Layout) -> Process:
     argv = _module(python, "dask_scheduler")
     argv += ("--host", cluster.scheduler_host, "--port", str(cluster.scheduler_port))
     argv += ("--dashboard-address", _authority(host.http_address, cluster.scheduler_dashboard_port))
@@ -301,7 +299,9 @@ def _refuse_port_collisions(
         for port, owner in sorted(host.taken.items()):
             if first <= port <= last:
                 reader.refuse(
-                    variable, _span(first, last), "ports of host {0} that cluster {1} doesn't use".format(host.name, owner)
+                    variable,
+                    _span(first, last),
+                    "ports of host {0} that cluster {1} doesn't use".format(host.name, owner),
                 )
                 break
     spans.sort()

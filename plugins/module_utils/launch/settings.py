@@ -128,7 +128,9 @@ class Reader:
     def identifier(self, variable: str, value: t.Any) -> str:
         if isinstance(value, str) and _IDENTIFIER.fullmatch(value) and len(value) <= 32:
             return str(value)
-        self.refuse(variable, value, "a name of at most 32 lower-case letters, digits and '_' that starts with a letter")
+        self.refuse(
+            variable, value, "a name of at most 32 lower-case letters, digits and '_' that starts with a letter"
+        )
         return "refused"
 
     def choice(self, variable: str, value: t.Any, choices: t.Sequence[str]) -> str:
@@ -139,7 +141,12 @@ class Reader:
 
     def integer(self, variable: str, value: t.Any, lowest: int, highest: int, what: str) -> int:
         text = str(value).strip()
-        if not isinstance(value, (bool, float)) and text.isascii() and text.isdigit() and lowest <= int(text) <= highest:
+        if (
+            not isinstance(value, (bool, float))
+            and text.isascii()
+            and text.isdigit()
+            and lowest <= int(text) <= highest
+        ):
             return int(text)
         self.refuse(variable, value, "{0} from {1} to {2}".format(what, lowest, highest))
         return lowest
@@ -215,7 +222,9 @@ class Reader:
             self.refuse(
                 variable,
                 value,
-                "at least {0} for each of its {1} processes".format(memory.human(memory.MINIMUM_PER_PROCESS), processes),
+                "at least {0} for each of its {1} processes".format(
+                    memory.human(memory.MINIMUM_PER_PROCESS), processes
+                ),
             )
         return size
 

@@ -52,9 +52,7 @@ class Supervisor(Launcher):
         running = self._running() or set()
         paths = glob.glob(os.path.join(glob.escape(self.programs), self.kind + "*.conf"))
         names = sorted(os.path.basename(path)[: -len(".conf")] for path in paths)
-        return {
-            name: Observed(definition=read_text(self._path(name)) or "", running=name in running) for name in names
-        }
+        return {name: Observed(definition=read_text(self._path(name)) or "", running=name in running) for name in names}
 
     def apply(self, steps: Plan) -> None:
         for directory in (self.programs, self.logs):
@@ -69,7 +67,9 @@ class Supervisor(Launcher):
         if not os.listdir(self.programs):
             self._stop_daemon()
         elif self._running() is None:
-            run([os.path.join(self.commands, "supervisord"), "-c", self.configuration], environment=_plain_environment())
+            run(
+                [os.path.join(self.commands, "supervisord"), "-c", self.configuration], environment=_plain_environment()
+            )
             wait_for(lambda: self._running() is not None, START_SECONDS, "supervisord to answer")
         else:
             # Stops what was removed, restarts what changed, starts what is new, and leaves the rest alone.

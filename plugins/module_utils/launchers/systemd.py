@@ -80,4 +80,3 @@ class Systemd(Launcher):
             name: dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
             for name, block in zip(names, blocks)
         }
-
