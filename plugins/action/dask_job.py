@@ -53,8 +53,8 @@ class ActionModule(ActionBase):
             return str(self._loader.get_text_file_contents(self._find_needle("files", path)))
         except AnsibleError as error:
             raise AnsibleActionFail(
-                "script: '{0}' is refused: no such file on the controller ({1}). With 'remote_src: true' it is looked for "
-                "on the host.".format(path, error)
+                "script: '{0}' is refused: no such file on the controller ({1}). With 'remote_src: true' it is looked "
+                "for on the host.".format(path, error)
             ) from error
 
     def _is_waiting(self, options: dict[str, t.Any], outcome: dict[str, t.Any]) -> bool:

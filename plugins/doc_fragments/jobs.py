@@ -15,5 +15,6 @@ requirements:
 notes:
   - A job is a process of its own on the host that the task runs on, with the cluster's environment, configuration and
     scheduler address. It outlives the play and the connection.
-  - For root the job runs as the cluster's account, for anybody else as themselves, and is kept among that account's jobs.
+  - For root the job runs as the cluster's account, for anybody else as themselves, and is kept among that account's
+    jobs.
 """

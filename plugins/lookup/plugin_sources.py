@@ -11,14 +11,15 @@ version_added: 0.1.0
 author:
   - The flotilla.dask contributors (@flotilla)
 description:
-  - Takes packages that lie on the controller, or requirements that the hosts fetch, and returns what has to be installed.
-  - A directory is packed as a source distribution. The digest is over the content, so that the same package gives the same
-    environment wherever the checkout lies, and an edited one gives a new environment.
+  - Takes packages that lie on the controller, or requirements that the hosts fetch, and returns what to install.
+  - A directory is packed as a source distribution. The digest is over the content, so that the same package gives the
+    same environment wherever the checkout lies, and an edited one gives a new environment.
 options:
   _terms:
     description:
-      - The directory of a package with a C(pyproject.toml) or C(setup.py), or the path of a wheel or source distribution;
-        relative paths are looked up as in other lookups. Without a C(/) it is a requirement such as V(mylab-tools==2.1).
+      - The directory of a package with a C(pyproject.toml) or C(setup.py), or the path of a wheel or source
+        distribution; relative paths are looked up as in other lookups. Without a C(/) it is a requirement such as
+        V(mylab-tools==2.1).
     required: true
     type: list
     elements: str
@@ -33,8 +34,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _raw:
   description:
-    - For each plugin its C(digest), and either C(archive) (a file on the controller) with the C(file) name that it should
-      have on the host, or a C(requirement).
+    - For each plugin its C(digest), and either C(archive) (a file on the controller) with the C(file) name that it
+      should have on the host, or a C(requirement).
   type: list
   elements: dict
 """
@@ -44,7 +45,7 @@ import os
 import tarfile
 import typing as t
 
-from ansible import constants as C
+from ansible import constants
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
@@ -102,7 +103,7 @@ class LookupModule(LookupBase):
             )
         files = project_files(path)
         digest = content_digest(path, files)
-        archive = os.path.join(C.DEFAULT_LOCAL_TMP, "{0}-{1}.tar.gz".format(name, digest))
+        archive = os.path.join(constants.DEFAULT_LOCAL_TMP, "{0}-{1}.tar.gz".format(name, digest))
         if not os.path.exists(archive):
             with tarfile.open(archive + ".part", "w:gz") as tar:
                 for file in files:

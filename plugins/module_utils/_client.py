@@ -19,7 +19,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Des
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 
 
-class Unreachable(DaskError):
+class UnreachableError(DaskError):
     """No scheduler answered in the time given."""
 
 
@@ -47,7 +47,7 @@ def scheduler_state(address: str, timeout: float) -> dict[str, t.Any]:
     :param address: Such as ``tcp://10.0.0.1:8786``.
     :param timeout: Seconds for the connection and again for the answers.
     :returns: What ``distributed.Scheduler.identity`` returns, for all workers, with ``versions`` added.
-    :raises Unreachable: nothing answers there, or not in time.
+    :raises UnreachableError: nothing answers there, or not in time.
     """
     return asyncio.run(_ask(address, timeout))
 
@@ -64,7 +64,7 @@ async def _ask(address: str, timeout: float) -> dict[str, t.Any]:
         finally:
             await comm.close()
     except (OSError, asyncio.TimeoutError) as error:
-        raise Unreachable(
+        raise UnreachableError(
             "No scheduler answers at {0} within {1:g} s ({2}).".format(
                 address, timeout, str(error) or type(error).__name__
             )

@@ -4,12 +4,12 @@
 
 """Runs one job: the process between a job's record on disk and the cluster (private to this collection).
 
-``dask_job`` copies this file into the job's directory and starts it there, detached, with the interpreter of the cluster's
-environment; so it imports nothing of the collection. It outlives the play, keeps the record up to date, and starts the
-work afresh when the scheduler, which keeps everything in memory, was lost meanwhile.
+``dask_job`` copies this file into the job's directory and starts it there, detached, with the interpreter of the
+cluster's environment; so it imports nothing of the collection. It outlives the play, keeps the record up to date, and
+starts the work afresh when the scheduler, which keeps everything in memory, was lost meanwhile.
 
-Files in the job's directory: ``specification.json`` (what to do), ``state.json`` (how it stands), ``result.json`` (what the
-function returned), ``output.log``, ``work/`` (the working directory).
+Files in the job's directory: ``specification.json`` (what to do), ``state.json`` (how it stands), ``result.json`` (what
+the function returned), ``output.log``, ``work/`` (the working directory).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ANSWER_SECONDS = 5.0
 LAST_LINES = 20
 
 
-class Failure(Exception):
+class JobFailedError(Exception):
     """The job failed. ``reason``: import, error, exit, result, timeout or scheduler."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -41,7 +41,7 @@ class Failure(Exception):
         self.reason = reason
 
 
-class Cancelled(Exception):
+class JobCancelledError(Exception):
     """Somebody asked for the job's end."""
 
 
@@ -58,7 +58,7 @@ class Runner:
         self.done = threading.Event()
         self.child: subprocess.Popen[bytes] | None = None
         self.outcome: t.Any = None
-        self.error: Failure | None = None
+        self.error: JobFailedError | None = None
 
     def run(self) -> None:
         """Runs the job to its end and records it."""
@@ -74,9 +74,9 @@ class Runner:
             if self.outcome is not None:
                 self._write("result.json", self.outcome)
             self._end("finished")
-        except Cancelled:
+        except JobCancelledError:
             self._end("cancelled", reason="cancelled", message="It was cancelled.")
-        except Failure as failure:
+        except JobFailedError as failure:
             self._end("failed", reason=failure.reason, message=str(failure))
 
     def _prepare(self) -> t.Callable[[], t.Any]:
@@ -100,7 +100,7 @@ class Runner:
                 return
             except OSError as error:
                 if time.monotonic() >= end:
-                    raise Failure(
+                    raise JobFailedError(
                         "scheduler",
                         "No scheduler answers at {0} within {1:g} s ({2}).".format(self.address, patience, error),
                     ) from error
@@ -115,15 +115,15 @@ class Runner:
 
                 Client(self.address, timeout=ANSWER_SECONDS, name="job-" + self.specification["name"])
                 self.outcome = as_json(work())
-        except Failure as failure:
+        except JobFailedError as failure:
             self.error = failure
         except SystemExit as error:
             if error.code not in (None, 0):
-                self.error = Failure("exit", "The function ended the process with exit status {0}.".format(error.code))
+                self.error = JobFailedError("exit", "The function asked for exit status {0}.".format(error.code))
         except BaseException as error:
             traceback.print_exc()
             last = traceback.format_exception_only(type(error), error)[-1].strip()
-            self.error = Failure("error", last)
+            self.error = JobFailedError("error", last)
         finally:
             self.done.set()
 
@@ -135,7 +135,7 @@ class Runner:
         if status:
             ending = "exit status {0}".format(status) if status > 0 else "signal {0}".format(-status)
             lines = last_lines(os.path.join(self.directory, "output.log"), LAST_LINES)
-            raise Failure("exit", "{0} ended with {1}. Its last lines:\n{2}".format(script, ending, lines))
+            raise JobFailedError("exit", "{0} ended with {1}. Its last lines:\n{2}".format(script, ending, lines))
 
     def _monitor(self) -> None:
         """Returns when the work has ended; starts afresh if it ended, or can only end, because of a lost scheduler."""
@@ -160,13 +160,14 @@ class Runner:
     def _start_afresh(self) -> None:
         """Replaces this process, and so whatever hangs on the lost scheduler, by a new one with the same record."""
         if self.state["attempts"] > self.specification["retries"]:
-            raise Failure(
+            raise JobFailedError(
                 "scheduler",
                 "The scheduler was lost {0} times while the job ran; it may be the job that ends it.".format(
                     self.state["attempts"]
                 ),
             )
-        print("The scheduler was lost; the job is submitted again.", flush=True)
+        sys.stdout.write("The scheduler was lost; the job is submitted again.\n")
+        sys.stdout.flush()
         self._stop_child()
         os.execv(sys.executable, [sys.executable, os.path.abspath(__file__), self.directory])
 
@@ -175,10 +176,10 @@ class Runner:
             self._stop_child()
             os._exit(1)
         if self.cancelled.is_set():
-            raise Cancelled
+            raise JobCancelledError
         limit = self.specification["timeout"]
         if limit and time.time() - self.state["started"] > limit:
-            raise Failure("timeout", "It ran out of time: after {0:g} s it was cancelled.".format(limit))
+            raise JobFailedError("timeout", "It ran out of time: after {0:g} s it was cancelled.".format(limit))
 
     def _stop_child(self) -> None:
         if self.child and self.child.poll() is None:
@@ -214,7 +215,10 @@ class Runner:
 
 
 def load_function(name: str) -> t.Callable[..., t.Any]:
-    """Returns the function called ``package.module:callable``. :raises Failure: it can't be imported, said where it looked."""
+    """Returns the function called ``package.module:callable``.
+
+    :raises JobFailedError: it can't be imported; says where it was looked for.
+    """
     module_name, _colon, attributes = name.partition(":")
     try:
         found: t.Any = importlib.import_module(module_name)
@@ -224,21 +228,21 @@ def load_function(name: str) -> t.Callable[..., t.Any]:
         if not isinstance(error, (ImportError, AttributeError)):
             traceback.print_exc()
         places = "\n".join("  " + path for path in sys.path if path)
-        raise Failure(
+        raise JobFailedError(
             "import",
             "{0} cannot be imported ({1}: {2}). Looked in:\n{3}".format(name, type(error).__name__, error, places),
         ) from error
     if not callable(found):
-        raise Failure("import", "{0} is a {1}, which cannot be called.".format(name, type(found).__name__))
+        raise JobFailedError("import", "{0} is a {1}, which cannot be called.".format(name, type(found).__name__))
     return t.cast("t.Callable[..., t.Any]", found)
 
 
 def as_json(value: t.Any) -> t.Any:
-    """Returns ``value`` if it can be stored. :raises Failure: it isn't JSON."""
+    """Returns ``value`` if it can be stored. :raises JobFailedError: it isn't JSON."""
     try:
         json.dumps(value)
     except (TypeError, ValueError) as error:
-        raise Failure(
+        raise JobFailedError(
             "result",
             "The function returned what JSON cannot hold ({0}). Return numbers, strings, lists and mappings, and write "
             "anything else to a file.".format(error),

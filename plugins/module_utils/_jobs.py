@@ -182,7 +182,7 @@ class Job:
     ) -> None:
         """Replaces the record by a new one and starts the job's process, detached.
 
-        :param limits: timeout (seconds, 0 for none), connect_timeout (seconds) and retries, which don't make a job another.
+        :param limits: timeout (seconds, 0 for none), connect_timeout (seconds) and retries; not part of what a job is.
         :raises DaskError: the job runs already, or can't be started.
         """
         script = wanted["script"]

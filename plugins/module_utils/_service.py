@@ -119,7 +119,7 @@ def check_ports(processes: t.Iterable[Wanted]) -> None:
                     probe.bind((address, port))
                 except OSError as error:
                     reason = {
-                        errno.EADDRINUSE: "another program uses the port ('ss -ltnp' names it); stop it or plan another",
+                        errno.EADDRINUSE: "another program has the port ('ss -ltnp' names it); stop it or plan another",
                         errno.EADDRNOTAVAIL: "the address isn't this host's; correct dask_host_address",
                     }.get(error.errno or 0, str(error))
                     problems.append(

@@ -60,7 +60,8 @@ cluster:
       returned: always
     health:
       description:
-        - V(healthy) if every planned worker is there and well, V(degraded) if not, V(unreachable) if no scheduler answers.
+        - V(healthy) if every planned worker is there and well, V(degraded) if not, V(unreachable) if no scheduler
+          answers.
       type: str
       returned: always
     reasons:
@@ -156,7 +157,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _health
 from ansible_collections.flotilla.dask.plugins.module_utils._client import (
-    Unreachable,
+    UnreachableError,
     enter_environment,
     scheduler_state,
 )
@@ -177,7 +178,7 @@ def cluster_state(cluster: Description, workers: int | None, timeout: float) -> 
     }
     try:
         identity = scheduler_state(cluster["scheduler"], timeout)
-    except Unreachable as error:
+    except UnreachableError as error:
         reason = "{0} On its host, '{1}' shows the log.".format(error, cluster["logs"])
         return {**state, "health": "unreachable", "reasons": [reason], "summary": "unreachable: " + reason}
     found = _health.workers(identity, time.time())

@@ -16,8 +16,8 @@ description:
   - Makes sure that a job has run on the cluster, and returns its result.
   - A job with the same name and the same specification (function or script, and arguments) is not run again; its stored
     result comes back. One that failed is reported as failed, every time, until O(rerun) or another specification.
-  - Record, result and output are on disk. Workers that die, and a scheduler that dies and comes back, don't end the job;
-    after the latter it is submitted again.
+  - Record, result and output are on disk. Workers that die, and a scheduler that dies and comes back, don't end the
+    job; after the latter it is submitted again.
   - While a task waits for a job it prints how many of the scheduler's tasks are done.
 options:
   name:
@@ -35,8 +35,8 @@ options:
   function:
     description:
       - What to call, as C(package.module:callable), from the environment or its plugins.
-      - It runs in the job's process with a C(Client) of the cluster as the default one, so C(get_client()), C(compute()) and
-        the like use the cluster; what it returns has to be JSON.
+      - It runs in the job's process with a C(Client) of the cluster as the default one, so C(get_client()),
+        C(compute()) and the like use the cluster; what it returns has to be JSON.
     type: str
   script:
     description:
@@ -163,8 +163,8 @@ def ensure_submitted(job: _jobs.Job, options: dict[str, t.Any], check_mode: bool
     same = record is not None and record["digest"] == digest(wanted)
     if record and record["state"] == "running" and not same:
         raise DaskError(
-            "Job '{0}' is running with another specification. Wait for its end, cancel it with 'state: absent', or give "
-            "this one another name.".format(job.name)
+            "Job '{0}' is running with another specification. Wait for its end, cancel it with 'state: absent', or "
+            "give this one another name.".format(job.name)
         )
     ended = record is not None and record["state"] != "running"
     if same and not (ended and options["rerun"]):

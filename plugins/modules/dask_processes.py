@@ -13,8 +13,8 @@ version_added: 0.1.0
 author:
   - The flotilla.dask contributors (@flotilla)
 description:
-  - Makes the scheduler or the workers of a cluster on one host what the launch plan says, in one module execution however
-    many they are.
+  - Makes the scheduler or the workers of a cluster on one host what the launch plan says, in one module execution
+    however many they are.
   - Defines each process for the launcher, starts what doesn't run, restarts what changed and nothing else, and removes
     what is no longer planned.
   - Refuses to start a process whose ports are taken, where Dask would silently serve on others.

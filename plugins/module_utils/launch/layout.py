@@ -25,8 +25,8 @@ USER_HOME = ".dask"
 class Layout:
     """The directories of one cluster on one host, all absolute.
 
-    ``software``: environments and plugins. ``configuration``: Dask's YAML and the description. ``state``: what processes
-    write. ``own``: what to remove with the cluster. ``parents``: what to remove once nothing else is in there.
+    ``software``: environments and plugins. ``configuration``: Dask's YAML and the description. ``state``: what
+    processes write. ``own``: what to remove with the cluster. ``parents``: what to remove once it is empty.
     """
 
     software: str

@@ -38,9 +38,9 @@ PROTOCOL = "tcp"
 class Process:
     """One operating-system process that a launcher keeps running.
 
-    ``name``: unique on the host among the cluster's processes. ``worker``: the name that Dask knows it by, unique in the
-    cluster; empty for a scheduler. ``memory_limit``: bytes, or None. ``ports`` and ``listen``: purpose to TCP port, and to
-    the address that it listens on. ``after``: processes of this host that start before it.
+    ``name``: unique on the host among the cluster's processes. ``worker``: the name that Dask knows it by, unique in
+    the cluster; empty for a scheduler. ``memory_limit``: bytes, or None. ``ports`` and ``listen``: purpose to TCP port,
+    and to the address that it listens on. ``after``: processes of this host that start before it.
     """
 
     name: str
@@ -241,7 +241,7 @@ def _workers(
     for index in range(group.processes):
         ports = {kind: first + index for kind, first in group.ports.items()}
         worker = _worker_name(host.name, group, index)
-        argv = _module(python, "dask_worker") + (scheduler, "--name", worker, "--host", host.address)
+        argv = (*_module(python, "dask_worker"), scheduler, "--name", worker, "--host", host.address)
         argv += ("--worker-port", str(ports["worker"]), "--nanny-port", str(ports["nanny"]))
         argv += ("--dashboard-address", _authority(host.http_address, ports["dashboard"]))
         argv += ("--nthreads", str(group.threads), "--memory-limit", str(limit))

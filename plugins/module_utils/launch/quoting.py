@@ -21,7 +21,7 @@ def systemd_word(word: str) -> str:
 
 
 def systemd_value(value: str) -> str:
-    """Returns one value for ``Environment=`` and its like, in which systemd expands specifiers only (systemd.exec(5))."""
+    """Returns one value for ``Environment=`` and its like, where only specifiers are expanded (systemd.exec(5))."""
     return '"{0}"'.format(value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%"))
 
 

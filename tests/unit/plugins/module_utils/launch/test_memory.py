@@ -66,14 +66,14 @@ def size_for_dask(value: t.Any) -> int:
 
 
 @given(st.one_of(SIZES, st.integers(0, 2 * HOST), st.floats(0, 2 * HOST)))
-@settings(max_examples=1500)
+@settings(max_examples=700)
 def test_a_size_means_what_dask_takes_it_to_mean(value: t.Any) -> None:
     assert size_or_zero(value) == size_for_dask(value)
 
 
 @given(NEARLY_SIZES)
 @example("0 .5")
-@settings(max_examples=1500)
+@settings(max_examples=700)
 def test_text_that_is_nearly_a_size_is_refused_or_means_the_same_to_dask(value: str) -> None:
     size = size_or_zero(value)
     assert not size or size == size_for_dask(value)

@@ -113,7 +113,7 @@ def strings_in(value: t.Any) -> t.Iterator[str]:
 
 
 @given(valid_settings())
-@hypothesis_settings(max_examples=150)
+@hypothesis_settings(max_examples=100)
 def test_no_two_processes_of_a_host_share_a_name_or_a_port_nor_take_one_of_another_cluster(values: t.Any) -> None:
     plan = launch_plan(values)
     names = [process["name"] for process in plan["processes"]]
@@ -125,7 +125,7 @@ def test_no_two_processes_of_a_host_share_a_name_or_a_port_nor_take_one_of_anoth
 
 
 @given(valid_settings())
-@hypothesis_settings(max_examples=150)
+@hypothesis_settings(max_examples=100)
 def test_the_workers_together_never_get_more_memory_than_the_host_has(values: t.Any) -> None:
     limits = [process["memory_limit"] for process in launch_plan(values)["processes"] if process["kind"] == "worker"]
     assert all(limit >= 64 * MIB for limit in limits)
@@ -133,7 +133,7 @@ def test_the_workers_together_never_get_more_memory_than_the_host_has(values: t.
 
 
 @given(valid_settings())
-@hypothesis_settings(max_examples=150)
+@hypothesis_settings(max_examples=100)
 def test_dask_reads_every_worker_command_line_as_the_plan_meant_it(values: t.Any) -> None:
     plan = launch_plan(values)
     groups = {group["name"]: group for group in values["dask_worker_groups"]}
@@ -159,7 +159,7 @@ def test_dask_reads_every_worker_command_line_as_the_plan_meant_it(values: t.Any
 
 
 @given(valid_settings())
-@hypothesis_settings(max_examples=150)
+@hypothesis_settings(max_examples=100)
 def test_dask_reads_the_scheduler_command_line_as_the_plan_meant_it(values: t.Any) -> None:
     plan = launch_plan({**values, "dask_runs_scheduler": True})
     process = plan["processes"][0]
@@ -184,7 +184,7 @@ def resources(read: t.Mapping[str, t.Any]) -> dict[str, float]:
 
 
 @given(valid_settings())
-@hypothesis_settings(max_examples=150)
+@hypothesis_settings(max_examples=100)
 def test_the_workers_are_the_ones_that_every_host_of_the_cluster_expects(values: t.Any) -> None:
     host = values["dask_host"]["name"]
     groups = values["dask_worker_groups"] if values["dask_runs_workers"] else []
@@ -199,7 +199,7 @@ def test_the_workers_are_the_ones_that_every_host_of_the_cluster_expects(values:
 
 
 @given(valid_settings())
-@hypothesis_settings(max_examples=150)
+@hypothesis_settings(max_examples=100)
 def test_the_same_settings_give_the_same_plan_also_after_their_way_through_json(values: t.Any) -> None:
     plan = launch_plan(values)
     through_json = json.loads(json.dumps(values, sort_keys=True))
@@ -207,7 +207,7 @@ def test_the_same_settings_give_the_same_plan_also_after_their_way_through_json(
 
 
 @given(valid_settings())
-@hypothesis_settings(max_examples=150)
+@hypothesis_settings(max_examples=100)
 def test_every_path_in_a_plan_is_absolute(values: t.Any) -> None:
     plan = launch_plan(values)
     paths = [
@@ -222,7 +222,7 @@ def test_every_path_in_a_plan_is_absolute(values: t.Any) -> None:
 
 
 @given(valid_settings())
-@hypothesis_settings(max_examples=150)
+@hypothesis_settings(max_examples=100)
 def test_a_process_gets_the_variables_of_its_group_and_the_ones_of_the_cluster_before_them(values: t.Any) -> None:
     plan = launch_plan(values)
     own = {group["name"]: group["environment"] for group in values["dask_worker_groups"]}

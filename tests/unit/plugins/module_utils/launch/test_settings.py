@@ -274,7 +274,7 @@ HOST_SETTINGS = ("address", "http_address")
     st.fixed_dictionaries({}, optional=dict.fromkeys(SETTINGS, JSON)),
     st.fixed_dictionaries({}, optional=dict.fromkeys(HOST_SETTINGS, JSON)),
 )
-@hypothesis_settings(max_examples=500)
+@hypothesis_settings(max_examples=300)
 def test_no_setting_whatever_its_value_breaks_the_plan(changes: dict[str, t.Any], known: dict[str, t.Any]) -> None:
     values = settings(**changes, dask_host=host(**known))
     with contextlib.suppress(SettingsError):
@@ -282,7 +282,7 @@ def test_no_setting_whatever_its_value_breaks_the_plan(changes: dict[str, t.Any]
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(GROUP_KEYS, JSON)) | JSON, max_size=3))
-@hypothesis_settings(max_examples=500)
+@hypothesis_settings(max_examples=300)
 def test_no_group_whatever_is_in_it_breaks_the_plan_nor_what_hosts_expect(entries: list[t.Any]) -> None:
     promised_workers({"alpha": entries})
     with contextlib.suppress(SettingsError):
