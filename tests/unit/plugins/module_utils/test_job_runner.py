@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.flotilla.dask.plugins.module_utils._job_runner import (
-    Failure,
+    JobFailedError,
     as_json,
     count_tasks,
     last_lines,
@@ -40,7 +40,7 @@ def test_a_function_that_is_not_there_is_a_failure_that_says_where_it_looked(
     name: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(JobFailedError) as caught:
         load_function(name)
     assert caught.value.reason == "import"
     assert str(caught.value).startswith("{0} cannot be imported ({1})".format(name, problem))
@@ -52,13 +52,13 @@ def test_a_module_that_breaks_while_it_is_imported_is_a_failure_with_its_traceba
 ) -> None:
     (tmp_path / "broken_by_its_author.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(Failure, match="ZeroDivisionError"):
+    with pytest.raises(JobFailedError, match="ZeroDivisionError"):
         load_function("broken_by_its_author:run")
     assert "1 / 0" in capsys.readouterr().err
 
 
 def test_what_cannot_be_called_is_a_failure() -> None:
-    with pytest.raises(Failure, match="math:pi is a float, which cannot be called"):
+    with pytest.raises(JobFailedError, match="math:pi is a float, which cannot be called"):
         load_function("math:pi")
 
 
@@ -68,7 +68,7 @@ def test_what_json_holds_is_stored_as_it_is(value: t.Any) -> None:
 
 
 def test_what_json_cannot_hold_is_a_failure_that_says_what_to_return() -> None:
-    with pytest.raises(Failure, match=r"set is not JSON serializable.*Return numbers") as caught:
+    with pytest.raises(JobFailedError, match=r"set is not JSON serializable.*Return numbers") as caught:
         as_json([{1, 2}])
     assert caught.value.reason == "result"
 
@@ -76,7 +76,7 @@ def test_what_json_cannot_hold_is_a_failure_that_says_what_to_return() -> None:
 def test_a_result_that_refers_to_itself_is_a_failure() -> None:
     circle: list[t.Any] = []
     circle.append(circle)
-    with pytest.raises(Failure, match="Circular reference"):
+    with pytest.raises(JobFailedError, match="Circular reference"):
         as_json(circle)
 
 

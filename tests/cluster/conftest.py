@@ -1,0 +1,237 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A real cluster on this machine, from a real launch plan, and the modules as Ansible runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import typing as t
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.flotilla.dask.plugins.module_utils._client import scheduler_state
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
+from ansible_collections.flotilla.dask.plugins.module_utils.launch import launch_plan, promised_workers
+
+ROOT = Path(__file__).parents[2]
+LOOPBACK = "127.0.0.1"
+NAME = "of_the_tests"
+SECONDS = 60.0
+"""Far more than anything takes; what is waited for is a condition, never the time."""
+
+
+@dataclass
+class Ansible:
+    """Runs modules of the collection on this machine.
+
+    :ivar interpreter: A Python without any of the cluster's packages, such as hosts have.
+    """
+
+    directory: Path
+    home: Path
+    interpreter: Path = Path(sys.base_prefix, "bin", "python3")
+
+    def run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            "ANSIBLE_HOME": str(self.directory / "ansible"),
+            "ANSIBLE_NOCOLOR": "1",
+            "HOME": str(self.directory),
+        }
+        inventory = "localhost ansible_connection=local ansible_python_interpreter={0}\n".format(self.interpreter)
+        (self.directory / "hosts").write_text(inventory)
+        words = [sys.executable, "-m", "ansible", command, "--inventory", str(self.directory / "hosts"), *arguments]
+        return subprocess.run(
+            words,
+            cwd=self.directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def module(self, module: str, *flags: str, **options: t.Any) -> dict[str, t.Any]:
+        """Runs a module as a task and returns its result; ``shown`` is what the task printed besides."""
+        arguments = json.dumps({"home": str(self.home), "cluster": NAME, **options})
+        outcome = self.run("adhoc", "localhost", "-m", "flotilla.dask." + module, "-a", arguments, *flags)
+        before, arrow, result = outcome.stdout.partition(" => {")
+        assert arrow, outcome.stdout + outcome.stderr
+        return {**json.loads("{" + result), "shown": before, "failed": "FAILED!" in before}
+
+    def info(self, **options: t.Any) -> dict[str, t.Any]:
+        return self.module("dask_cluster_info", **options)
+
+    def job(self, *flags: str, **options: t.Any) -> dict[str, t.Any]:
+        return self.module("dask_job", *flags, **options)
+
+    def record(self, name: str) -> dict[str, t.Any] | None:
+        jobs: list[dict[str, t.Any]] = self.module("dask_job_info", name=name)["jobs"]
+        return jobs[0] if jobs else None
+
+
+@dataclass
+class Cluster:
+    """A cluster of a scheduler and two workers, kept running by the tests as a launcher does it."""
+
+    plan: dict[str, t.Any]
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> list[str]:
+        """The workers' names for Dask."""
+        return [process["worker"] for process in self.plan["processes"] if process["worker"]]
+
+    @property
+    def packages(self) -> Path:
+        """Where plugin packages are: on the path of workers and jobs."""
+        return Path(self.plan["environment"]["plugin_directory"])
+
+    def install(self) -> None:
+        """Writes what the roles write."""
+        directories = self.plan["directories"]
+        for path in (directories["configuration"], *self.plan["writable"], directories["logs"], str(self.packages)):
+            os.makedirs(path, exist_ok=True)
+        Path(directories["dask_configuration"]).write_text(json.dumps(self.plan["configuration"]))
+        Path(directories["description"]).write_text(json.dumps(self.plan["description"]))
+
+    def start(self) -> None:
+        """Starts whatever doesn't run, and waits until all workers have registered."""
+        for process in self.plan["processes"]:
+            name = process["name"]
+            if name not in self.running or self.running[name].poll() is not None:
+                with open(os.path.join(self.plan["directories"]["logs"], name + ".log"), "ab") as log:
+                    self.running[name] = subprocess.Popen(
+                        process["argv"],
+                        env={**os.environ, **process["environment"]},
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+        wait_for(lambda: self.registered() == set(self.workers), SECONDS, "the workers to register")
+
+    def registered(self) -> set[str]:
+        """The names of the workers that the scheduler knows; none where there is no scheduler."""
+        try:
+            identity = scheduler_state(self.plan["description"]["scheduler"], 5.0)
+        except DaskError:
+            return set()
+        return {str(worker["name"]) for worker in identity["workers"].values()}
+
+    def kill(self, name: str) -> None:
+        """Kills a process of the plan with all of its children, and waits until they are gone."""
+        process = self.running[name]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(SECONDS)
+
+    def lose(self, worker: str) -> None:
+        """Kills a worker and waits until the scheduler knows."""
+        self.kill(next(process["name"] for process in self.plan["processes"] if process["worker"] == worker))
+        wait_for(lambda: worker not in self.registered(), SECONDS, "the scheduler to miss the worker")
+
+    def wait_without_scheduler(self) -> None:
+        """Waits until every worker has noticed that the scheduler is gone and has ended."""
+        for process in self.running.values():
+            process.wait(SECONDS)
+
+    def stop(self) -> None:
+        for name in reversed(list(self.running)):
+            self.kill(name)
+
+
+def free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server((LOOPBACK, 0))) for _each in range(number)]
+        return [int(server.getsockname()[1]) for server in servers]
+
+
+def plan_cluster(home: Path, name: str, scheduler_port: int) -> dict[str, t.Any]:
+    """The launch plan of a cluster of this environment's software on this machine."""
+    dashboard, *ports = free_ports(7)
+    groups = [
+        {"name": group, "memory": "512 MiB", "ports": dict(zip(("worker", "nanny", "dashboard"), first))}
+        for group, first in (("one", ports[:3]), ("two", ports[3:]))
+    ]
+    return launch_plan(
+        {
+            "dask_cluster_name": name,
+            "dask_home": str(home),
+            "dask_scope": "user",
+            "dask_host": {"name": "here", "address": LOOPBACK, "user": os.environ.get("USER", "root")},
+            "dask_scheduler_address": LOOPBACK,
+            "dask_scheduler_port": scheduler_port,
+            "dask_scheduler_dashboard_port": dashboard,
+            "dask_worker_groups": groups,
+            "dask_runs_scheduler": True,
+            "dask_runs_workers": True,
+            "dask_promised_workers": promised_workers({"here": groups}),
+            "dask_environment_method": "existing",
+            "dask_environment_path": sys.prefix,
+            "dask_environment_plugin_sources": [{"requirement": "lab", "digest": "lab"}],
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[tuple[Ansible, Cluster]]:
+    directory = tmp_path_factory.mktemp("cluster")
+    home = directory / "clusters"
+    (port,) = free_ports(1)
+    cluster = Cluster(plan_cluster(home, NAME, port))
+    cluster.install()
+    (cluster.packages / "lab.py").write_text((ROOT / "tests" / "cluster" / "lab.py").read_text())
+    try:
+        yield Ansible(directory, home), cluster
+    finally:
+        cluster.stop()
+        leftovers = processes_that_mention(str(directory))
+        for pid in leftovers:
+            os.kill(pid, signal.SIGKILL)
+    assert not leftovers, "jobs outlived the tests"
+
+
+@pytest.fixture
+def ansible(place: tuple[Ansible, Cluster]) -> Ansible:
+    return place[0]
+
+
+@pytest.fixture
+def cluster(place: tuple[Ansible, Cluster]) -> Cluster:
+    """The cluster, healthy whatever the test before did to it."""
+    place[1].start()
+    return place[1]
+
+
+@pytest.fixture
+def silent_cluster(place: tuple[Ansible, Cluster]) -> t.Iterator[str]:
+    """The name of a second cluster, whose scheduler takes connections and never says a word."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        silent = Cluster(plan_cluster(place[0].home, "silent", server.getsockname()[1]))
+        silent.install()
+        yield "silent"
+        os.unlink(silent.plan["directories"]["description"])
+
+
+def processes_that_mention(text: str) -> list[int]:
+    """The processes with ``text`` in their command lines."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if text in path.read_text(errors="replace"):
+                found.append(int(path.parent.name))
+    return found

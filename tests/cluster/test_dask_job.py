@@ -1,0 +1,217 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""dask_job and dask_job_info: a job that has finished is a state to reach, whatever fails on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import typing as t
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
+from ansible_collections.flotilla.dask.tests.cluster.conftest import (
+    SECONDS,
+    Ansible,
+    Cluster,
+    processes_that_mention,
+)
+
+
+@dataclass
+class Held:
+    """A job that runs on a worker until the test releases it."""
+
+    name: str
+    started: Path
+    gate: Path
+
+    @property
+    def options(self) -> dict[str, t.Any]:
+        arguments = {"started": str(self.started), "release": str(self.gate)}
+        return {"name": self.name, "function": "lab:hold", "arguments": arguments}
+
+    def worker(self) -> str:
+        """The name of the worker that runs it now, once one does."""
+        wait_for(lambda: self.started.exists() and self.started.read_text().endswith("\n"), SECONDS, "the job to start")
+        return self.started.read_text().splitlines()[-1]
+
+    def release(self) -> None:
+        self.gate.touch()
+
+
+@pytest.fixture
+def held(request: pytest.FixtureRequest, tmp_path: Path, ansible: Ansible) -> t.Iterator[Held]:
+    job = Held(request.node.name.replace("_", "-")[:100], tmp_path / "started", tmp_path / "release")
+    yield job
+    job.release()
+    ansible.job(name=job.name, state="absent")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_function_runs_once_for_each_specification(ansible: Ansible) -> None:
+    first = {"name": "squares", "function": "lab:square_all", "arguments": {"numbers": [1, 2, 3]}}
+
+    predicted = ansible.job("--check", **first)
+    assert predicted["changed"]
+    assert ansible.record("squares") is None
+
+    ran = ansible.job(**first)
+    assert ran["changed"]
+    assert (ran["job"]["state"], ran["job"]["result"]) == ("finished", {"1": 1, "2": 4, "3": 9})
+
+    again = ansible.job(**first)
+    assert not again["changed"]
+    assert again["job"] == ran["job"]
+    assert ansible.record("squares") == ran["job"]
+
+    second = {**first, "arguments": {"numbers": [4]}}
+    predicted = ansible.job("--check", "--diff", **second)
+    assert predicted["changed"]
+    assert "-            1," in predicted["shown"]
+    assert "+            4" in predicted["shown"]
+    assert ansible.record("squares") == ran["job"]
+
+    other = ansible.job(**second)
+    assert other["changed"]
+    assert other["job"]["result"] == {"4": 16}
+
+
+def test_a_script_from_the_controller_needs_no_address_for_its_client(
+    ansible: Ansible, cluster: Cluster, tmp_path: Path
+) -> None:
+    script = tmp_path / "total.py"
+    script.write_text(
+        "import sys\n"
+        "from distributed import Client\n"
+        "client = Client()\n"
+        "print(client.scheduler.address, client.submit(sum, [int(word) for word in sys.argv[1:]]).result())\n"
+    )
+    options = {"name": "total", "script": str(script), "arguments": ["20", "22"]}
+    ran = ansible.job(**options)
+    assert ran["job"]["output"] == "{0} 42".format(cluster.plan["description"]["scheduler"])
+    assert not ansible.job(**options)["changed"]
+    script.write_text("print('another')\n")
+    assert ansible.job(**options)["job"]["output"] == "another"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_script_that_ends_with_a_status_fails_with_its_last_lines(ansible: Ansible, tmp_path: Path) -> None:
+    script = tmp_path / "strict.py"
+    script.write_text("import sys\nprint('the data is not there')\nsys.exit(3)\n")
+    outcome = ansible.job(name="strict", script=str(script))
+    assert outcome["failed"]
+    assert "ended with exit status 3. Its last lines:\nthe data is not there\n" in outcome["msg"]
+    assert outcome["job"]["reason"] == "exit"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_failed_job_fails_every_time_and_runs_again_only_when_asked_to(ansible: Ansible, tmp_path: Path) -> None:
+    options = {"name": "unlucky", "function": "lab:fail", "arguments": [str(tmp_path / "runs")]}
+    outcomes = [ansible.job(**options), ansible.job(**options), ansible.job(**options, rerun=True)]
+    assert [outcome["changed"] for outcome in outcomes] == [True, False, True]
+    assert all(outcome["failed"] and outcome["job"]["reason"] == "error" for outcome in outcomes)
+    assert ["no luck, 1" in outcome["msg"] for outcome in outcomes] == [True, True, False]
+    assert "ValueError: no luck, 2" in outcomes[2]["msg"]
+    assert "Traceback" in outcomes[2]["msg"]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason", "words"),
+    [
+        ("lab:no_such_function", "import", "module 'lab' has no attribute 'no_such_function'). Looked in:\n"),
+        ("lab:return_a_set", "result", "returned what JSON cannot hold"),
+    ],
+)
+def test_a_function_that_cannot_be_used_fails_with_the_reason(
+    ansible: Ansible, cluster: Cluster, function: str, reason: str, words: str
+) -> None:
+    outcome = ansible.job(name=function.replace(":", "."), function=function)
+    assert outcome["failed"]
+    assert outcome["job"]["reason"] == reason
+    assert words in outcome["msg"]
+    assert reason != "import" or str(cluster.packages) in outcome["msg"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_job_that_runs_out_of_time_is_cancelled(ansible: Ansible, held: Held) -> None:
+    outcome = ansible.job(**held.options, timeout=0.5)
+    assert outcome["failed"]
+    assert outcome["job"]["reason"] == "timeout"
+    assert "after 0.5 s it was cancelled" in outcome["msg"]
+    assert not processes_that_mention(outcome["job"]["directory"])
+
+
+def test_a_scheduler_that_does_not_answer_in_the_time_given_fails_the_job(
+    ansible: Ansible, silent_cluster: str
+) -> None:
+    options = {"cluster": silent_cluster, "name": "nobody", "function": "json:dumps", "arguments": [1]}
+    outcome = ansible.job(**options, connect_timeout=0.5)
+    assert outcome["failed"]
+    assert outcome["job"]["reason"] == "scheduler"
+    assert "within 0.5 s" in outcome["msg"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_job_can_be_submitted_followed_and_cancelled(ansible: Ansible, held: Held) -> None:
+    submitted = ansible.job(**held.options, state="submitted")
+    directory = submitted["job"]["directory"]
+    assert submitted["changed"]
+    held.worker()
+    running = ansible.record(held.name)
+    assert running is not None
+    assert (running["state"], running["attempts"], running["ended"]) == ("running", 1, None)
+    assert not ansible.job(**held.options, state="submitted")["changed"]
+
+    other = ansible.job(**{**held.options, "function": "lab:square_all"}, state="submitted")
+    assert other["failed"]
+    assert "is running with another specification" in other["msg"]
+
+    predicted = ansible.job("--check", name=held.name, state="absent")
+    assert predicted["changed"]
+    assert processes_that_mention(directory)
+
+    assert ansible.job(name=held.name, state="absent")["changed"]
+    assert not processes_that_mention(directory)
+    assert not os.path.exists(directory)
+    assert not ansible.job(name=held.name, state="absent")["changed"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_job_whose_process_was_killed_has_failed_and_can_run_again(ansible: Ansible, held: Held) -> None:
+    directory = ansible.job(**held.options, state="submitted")["job"]["directory"]
+    held.worker()
+    (runner,) = processes_that_mention(directory)
+    os.kill(runner, signal.SIGKILL)
+
+    lost = ansible.job(**held.options)
+    assert lost["failed"]
+    assert lost["job"]["reason"] == "lost"
+    assert "ended without recording a result" in lost["msg"]
+
+    held.release()
+    assert ansible.job(**held.options, rerun=True)["job"]["result"] == "released"
+
+
+def test_a_job_survives_its_worker(ansible: Ansible, cluster: Cluster, held: Held) -> None:
+    ansible.job(**held.options, state="submitted")
+    cluster.lose(held.worker())
+    held.release()
+    job = ansible.job(**held.options)["job"]
+    assert (job["state"], job["result"], job["attempts"]) == ("finished", "released", 1)
+
+
+def test_a_job_survives_its_scheduler(ansible: Ansible, cluster: Cluster, held: Held) -> None:
+    ansible.job(**held.options, state="submitted")
+    held.worker()
+    cluster.kill("scheduler")
+    cluster.wait_without_scheduler()
+    cluster.start()
+    held.release()
+    job = ansible.job(**held.options)["job"]
+    assert (job["state"], job["result"], job["attempts"]) == ("finished", "released", 2)
