@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import pathlib
 import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
@@ -16,6 +17,11 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import
 
 Description = t.Dict[str, t.Any]
 """What ``launch_plan`` calls ``description``: a cluster's name, scheduler, python, jobs, workers and ports."""
+
+
+def user_directory() -> str:
+    """Returns the home directory of whom this process acts as, from the environment where that says."""
+    return str(pathlib.Path.home())
 
 
 def find_clusters(home: str = "") -> list[Description]:
@@ -26,7 +32,9 @@ def find_clusters(home: str = "") -> list[Description]:
     """
     places = [os.path.join("/etc/dask", "*", DESCRIPTION)]
     places += [
-        os.path.join(base, "*", "etc", DESCRIPTION) for base in (home, os.path.expanduser("~/" + USER_HOME)) if base
+        os.path.join(base, "*", "etc", DESCRIPTION)
+        for base in (home, os.path.join(user_directory(), USER_HOME))
+        if base
     ]
     paths = {os.path.realpath(path) for place in places for path in glob.glob(place)}
     return sorted((_read(path) for path in paths), key=lambda found: str(found["cluster"]))

@@ -24,7 +24,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _job_runner
-from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, user_directory
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll, wait_for
@@ -71,7 +71,7 @@ def account(cluster: Description) -> Account:
     """
     me = pwd.getpwuid(os.geteuid())
     if me.pw_uid != 0 or cluster["user"] == me.pw_name:
-        home = os.path.expanduser("~")
+        home = user_directory()
         own = os.path.join(home, USER_HOME, cluster["cluster"], "jobs")
         jobs = cluster["jobs"] if os.access(os.path.dirname(cluster["jobs"]), os.W_OK) else own
         return Account(me.pw_name, me.pw_uid, me.pw_gid, home, jobs, switch=False)

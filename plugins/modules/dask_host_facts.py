@@ -89,7 +89,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_clusters
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_clusters, user_directory
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -161,7 +161,7 @@ def main() -> None:
             "service_manager": read("/proc/1/comm"),
             "root": os.geteuid() == 0,
             "user": account.pw_name,
-            "user_directory": os.path.expanduser("~"),
+            "user_directory": user_directory(),
             "taken": {str(port): found["cluster"] for found in others for port in found["ports"]},
         }
     except DaskError as error:

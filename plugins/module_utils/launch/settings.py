@@ -53,8 +53,8 @@ class Environment:
     """The software that processes run, and nothing that doesn't decide its content.
 
     ``path``: for method ``existing``, a prefix with ``bin/python``. For method ``venv``, ``command``: what makes
-    virtual environments with ``-m venv``; ``packages``: pip requirements; ``constraints``: the text of pip's constraints
-    file. ``plugins``: what the lookup ``plugin_sources`` returns, of which only the digests count.
+    virtual environments with ``-m venv``; ``packages``: pip requirements; ``constraints``: the text of pip's
+    constraints file. ``plugins``: what the lookup ``plugin_sources`` returns, of which only the digests count.
     """
 
     name: str
