@@ -61,7 +61,7 @@ class Ansible:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=SECONDS,
         )
 
     def module(self, module: str, *flags: str, **options: t.Any) -> dict[str, t.Any]:

@@ -12,6 +12,8 @@ import posixpath
 import typing as t
 
 from distributed.cli import dask_scheduler, dask_worker
+from distributed.comm import get_address_host_port
+from distributed.comm.addressing import parse_host_port
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -25,7 +27,9 @@ PORT_KINDS = ("worker", "nanny", "dashboard")
 IDENTIFIERS = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True)
 TEXT = st.text(st.characters(min_codepoint=32, exclude_characters="\x7f", exclude_categories=["Cs"]), max_size=12)
 VARIABLES = st.dictionaries(
-    st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True), TEXT | st.integers(0, 99), max_size=3
+    st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True) | st.just("DASK_CONFIG"),
+    TEXT | st.integers(0, 99),
+    max_size=3,
 )
 # Dask's parser imports what is to be preloaded.
 PRELOAD = st.lists(st.sampled_from(["keyword", "email.charset", keyword.__file__]), max_size=2)
@@ -169,12 +173,12 @@ def test_dask_reads_the_scheduler_command_line_as_the_plan_meant_it(values: t.An
     assert http_address(read) == (process["listen"]["dashboard"], process["ports"]["dashboard"])
     assert list(read["preload"]) == values["dask_scheduler_preload"]
     assert read["preload_argv"] == ()
-    assert plan["description"]["scheduler"].endswith(":{0}".format(read["port"]))
+    assert get_address_host_port(plan["description"]["scheduler"]) == (read["host"], int(read["port"]))
 
 
 def http_address(read: t.Mapping[str, t.Any]) -> tuple[str, int]:
-    host, _colon, port = read["dashboard_address"].rpartition(":")
-    return host.strip("[]"), int(port)
+    host, port = parse_host_port(read["dashboard_address"])
+    return str(host), int(port)
 
 
 def resources(read: t.Mapping[str, t.Any]) -> dict[str, float]:
