@@ -112,7 +112,7 @@ def test_every_port_that_is_taken_is_named_with_the_process_that_needs_it(taken:
     assert [problem.split(":")[0] for problem in problems] == [
         "{0} cannot listen on 127.0.0.1 port {1}".format(name, taken[1]) for name in ("scheduler", "worker-cpu-0")
     ]
-    assert "another program uses the port" in problems[0]
+    assert "'ss -ltnp' names it" in problems[0]
 
 
 def test_a_port_that_a_program_left_a_moment_ago_is_free() -> None:

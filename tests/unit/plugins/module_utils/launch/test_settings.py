@@ -10,7 +10,7 @@ import contextlib
 import typing as t
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -274,6 +274,7 @@ HOST_SETTINGS = ("address", "http_address")
     st.fixed_dictionaries({}, optional=dict.fromkeys(SETTINGS, JSON)),
     st.fixed_dictionaries({}, optional=dict.fromkeys(HOST_SETTINGS, JSON)),
 )
+@example({}, {"http_address": None})
 @hypothesis_settings(max_examples=300)
 def test_no_setting_whatever_its_value_breaks_the_plan(changes: dict[str, t.Any], known: dict[str, t.Any]) -> None:
     values = settings(**changes, dask_host=host(**known))
