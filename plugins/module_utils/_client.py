@@ -57,7 +57,7 @@ async def _ask(address: str, timeout: float) -> dict[str, t.Any]:
     from distributed.core import send_recv
 
     try:
-        comm = await connect(address, timeout=timeout)
+        comm = await asyncio.wait_for(connect(address, timeout=timeout), timeout)
         try:
             identity = await asyncio.wait_for(send_recv(comm, op="identity", n_workers=-1), timeout)
             versions = await asyncio.wait_for(send_recv(comm, op="versions"), timeout)

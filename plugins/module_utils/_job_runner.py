@@ -275,7 +275,7 @@ async def _ask(address: str, timeout: float, progress: bool) -> dict[str, t.Any]
     from distributed.core import send_recv
 
     try:
-        comm = await connect(address, timeout=timeout)
+        comm = await asyncio.wait_for(connect(address, timeout=timeout), timeout)
         try:
             answer = await asyncio.wait_for(send_recv(comm, op="identity", n_workers=0), timeout)
             if progress:

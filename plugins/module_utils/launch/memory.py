@@ -21,7 +21,7 @@ ALLOWED = (
     "a size with a unit such as '16 GB' or '8 GiB', a number of bytes, or a fraction of the host's memory such as 0.5"
 )
 
-_SIZE = re.compile(r"(?P<number>([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?)(?P<unit>[a-zA-Z]*)")
+_SIZE = re.compile(r"(?P<number>([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?) *(?P<unit>[a-zA-Z]*)")
 
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgtp", start=1):
@@ -39,7 +39,7 @@ def parse_memory(value: t.Any, host_memory: int | None = None) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError("not a size")
-    match = _SIZE.fullmatch(str(value).replace(" ", ""))
+    match = _SIZE.fullmatch(str(value).strip(" "))
     if not match:
         raise ValueError("not a size")
     unit = match["unit"].lower()
@@ -51,7 +51,7 @@ def parse_memory(value: t.Any, host_memory: int | None = None) -> int:
     if not unit and 0 < number <= 1:
         if host_memory is None:
             raise ValueError("a fraction, and the host's memory is not known")
-        return int(number * host_memory)
+        number *= host_memory
     size = int(number * _UNITS[unit])
     if size <= 0:
         raise ValueError("not a positive size")

@@ -65,7 +65,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     :raises SettingsError: with every value that was refused.
     """
     reader = Reader(settings)
-    host = _read_host(settings)
+    host = _read_host(reader, settings)
     cluster = read_cluster(reader)
     environment = read_environment(reader)
     runs_scheduler = bool(settings.get("dask_runs_scheduler", False))
@@ -78,7 +78,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     generation = posixpath.join(place.environments, _generation(environment))
     prefix = environment.path or generation
     plugins = posixpath.join(generation, "plugins") if environment.plugins else ""
-    address = "{0}://{1}".format(PROTOCOL, _authority(cluster.scheduler_host, cluster.scheduler_port))
+    address = _scheduler_address(cluster)
     configuration = _merge(
         {"scheduler-address": address, "temporary-directory": place.spill},
         cluster.configuration,
@@ -94,7 +94,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     if runs_scheduler:
         processes.append(_scheduler(cluster, host, python, common, place))
     for group in groups:
-        processes.extend(_workers(group, host, python, common, place, address, runs_scheduler))
+        processes.extend(_workers(cluster, group, host, python, common, place, runs_scheduler))
 
     launcher = _launcher(cluster, host, scope)
     spill = {process.local_directory for process in processes}
@@ -161,9 +161,11 @@ def digest(content: t.Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _read_host(settings: t.Mapping[str, t.Any]) -> Host:
+def _read_host(reader: Reader, settings: t.Mapping[str, t.Any]) -> Host:
     values = dict(settings.get("dask_host", {}))
     values["taken"] = {int(port): cluster for port, cluster in values.get("taken", {}).items()}
+    values["address"] = reader.address("dask_host_address", values.get("address"))
+    values["http_address"] = reader.address("dask_http_address", values.get("http_address", Host.http_address))
     return Host(**values)
 
 
@@ -192,6 +194,10 @@ def _logs(cluster: Cluster, launcher: str, place: Layout) -> str:
 
 def _authority(host: str, port: int) -> str:
     return "[{0}]:{1}".format(host, port) if ":" in host else "{0}:{1}".format(host, port)
+
+
+def _scheduler_address(cluster: Cluster) -> str:
+    return "{0}://{1}".format(PROTOCOL, _authority(cluster.scheduler_host, cluster.scheduler_port))
 
 
 def _dashboard(cluster: Cluster, host: Host) -> str:
@@ -228,20 +234,22 @@ def _scheduler(cluster: Cluster, host: Host, python: str, common: t.Mapping[str,
 
 
 def _workers(
+    cluster: Cluster,
     group: WorkerGroup,
     host: Host,
     python: str,
     common: t.Mapping[str, str],
     place: Layout,
-    scheduler: str,
     beside_scheduler: bool,
 ) -> t.Iterator[Process]:
     limit = memory.share(group.memory, group.processes)
-    local_directory = group.local_directory or place.spill
+    # A directory of the cluster's own below what the user named, as it changes owner and goes with the cluster.
+    own = "dask-" + cluster.name
+    local_directory = posixpath.join(group.local_directory, own) if group.local_directory else place.spill
     for index in range(group.processes):
         ports = {kind: first + index for kind, first in group.ports.items()}
         worker = _worker_name(host.name, group, index)
-        argv = (*_module(python, "dask_worker"), scheduler, "--name", worker, "--host", host.address)
+        argv = (*_module(python, "dask_worker"), _scheduler_address(cluster), "--name", worker, "--host", host.address)
         argv += ("--worker-port", str(ports["worker"]), "--nanny-port", str(ports["nanny"]))
         argv += ("--dashboard-address", _authority(host.http_address, ports["dashboard"]))
         argv += ("--nthreads", str(group.threads), "--memory-limit", str(limit))

@@ -32,6 +32,6 @@ def supervisor_word(word: str) -> str:
     splits as a shell does.
     """
     quoted = shlex.quote(word).replace("%", "%%")
-    for mark in ";#":
+    for mark in ";#(":
         quoted = quoted.replace(mark, "'\"" + mark + "\"'")
     return quoted

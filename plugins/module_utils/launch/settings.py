@@ -26,7 +26,9 @@ DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_WORD = re.compile(r"[^\s=,'\"]+")
+_WORD = re.compile(r"[^\s\x00-\x1f\x7f=,'\"]+")
+_ADDRESS = re.compile(r"[A-Za-z0-9._:-]+")
+_PATH = re.compile(r"/[A-Za-z0-9/._+@~-]*")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]*")
 
 
@@ -141,26 +143,28 @@ class Reader:
 
     def integer(self, variable: str, value: t.Any, lowest: int, highest: int, what: str) -> int:
         text = str(value).strip()
-        if (
-            not isinstance(value, (bool, float))
-            and text.isascii()
-            and text.isdigit()
-            and lowest <= int(text) <= highest
-        ):
-            return int(text)
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else lowest - 1
+        if not isinstance(value, (bool, float)) and lowest <= number <= highest:
+            return number
         self.refuse(variable, value, "{0} from {1} to {2}".format(what, lowest, highest))
         return lowest
 
     def port(self, variable: str, value: t.Any) -> int:
         return self.integer(variable, value, FIRST_PORT, LAST_PORT, "an unprivileged port,")
 
+    def address(self, variable: str, value: t.Any) -> str:
+        if isinstance(value, str) and _ADDRESS.fullmatch(value):
+            return str(value)
+        self.refuse(variable, value, "an IP address or a host's name")
+        return ""
+
     def path(self, variable: str, value: t.Any) -> str:
         """An absolute path, or empty for the default."""
         if value in (None, ""):
             return ""
-        if isinstance(value, str) and posixpath.isabs(value) and _TEXT.fullmatch(value):
+        if isinstance(value, str) and _PATH.fullmatch(value):
             return posixpath.normpath(value)
-        self.refuse(variable, value, "an absolute path")
+        self.refuse(variable, value, "an absolute path of letters, digits and '/._+@~-'")
         return ""
 
     def mapping(self, variable: str, value: t.Any) -> t.Mapping[str, t.Any]:
@@ -237,7 +241,7 @@ def read_cluster(reader: Reader) -> Cluster:
         launcher=reader.choice("dask_launcher", get("dask_launcher", "auto"), LAUNCHERS),
         scope=reader.choice("dask_scope", get("dask_scope", "auto"), SCOPES),
         home=reader.path("dask_home", get("dask_home", "")),
-        scheduler_host=str(get("dask_scheduler_address") or ""),
+        scheduler_host=reader.address("dask_scheduler_address", get("dask_scheduler_address")),
         scheduler_port=reader.port("dask_scheduler_port", get("dask_scheduler_port", 8786)),
         scheduler_dashboard_port=reader.port(
             "dask_scheduler_dashboard_port", get("dask_scheduler_dashboard_port", 8787)
