@@ -61,6 +61,17 @@ class Run:
         """The hosts on which a task failed or that it could not reach, by the task's name."""
         return self._having("failed", "unreachable")
 
+    @property
+    def problems(self) -> str:
+        """What went wrong, in Ansible's words, for the message of an assertion."""
+        words = [
+            f"{name}, {host}: {result.get('msg', result)}"
+            for name, results in self.tasks
+            for host, result in results.items()
+            if result.get("failed") or result.get("unreachable")
+        ]
+        return "\n".join(words) or self.output
+
     def _having(self, *keys: str) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for name, results in self.tasks:

@@ -43,6 +43,7 @@ _raw:
 import hashlib
 import os
 import tarfile
+import tempfile
 import typing as t
 
 from ansible import constants
@@ -76,6 +77,15 @@ def content_digest(root: str, names: t.Iterable[str]) -> str:
     return digest.hexdigest()[:12]
 
 
+def pack(root: str, names: t.Iterable[str], archive: str) -> None:
+    """Writes a source distribution, under a name of its own first: several hosts' tasks come here at once."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(archive))
+    with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for name in names:
+            tar.add(os.path.join(root, name), arcname=os.path.join(os.path.basename(root), name))
+    os.replace(temporary, archive)
+
+
 class LookupModule(LookupBase):
     """Packs plugin packages."""
 
@@ -105,8 +115,5 @@ class LookupModule(LookupBase):
         digest = content_digest(path, files)
         archive = os.path.join(constants.DEFAULT_LOCAL_TMP, "{0}-{1}.tar.gz".format(name, digest))
         if not os.path.exists(archive):
-            with tarfile.open(archive + ".part", "w:gz") as tar:
-                for file in files:
-                    tar.add(os.path.join(path, file), arcname=os.path.join(name, file))
-            os.replace(archive + ".part", archive)
+            pack(path, files, archive)
         return {"archive": archive, "file": os.path.basename(archive), "digest": digest}

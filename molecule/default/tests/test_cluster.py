@@ -97,7 +97,7 @@ def test_processes_have_no_privileges_and_only_the_planned_ports(hosts: Hosts) -
 def test_word_count_runs_once_and_its_result_is_kept(ansible: Ansible) -> None:
     playbook = str(ROOT / "examples" / "wordcount.yml")
     first, second = ansible.playbook(playbook), ansible.playbook(playbook)
-    assert first.ok, first.output
+    assert first.ok, first.problems
     assert first.changed == {"Count the words": ["scheduler"]}
     assert second.changed == {}
     (counted,), (kept,) = (
@@ -110,7 +110,7 @@ def test_word_count_runs_once_and_its_result_is_kept(ansible: Ansible) -> None:
 
 def test_greeting_comes_from_three_workers_at_once(ansible: Ansible) -> None:
     run = ansible.playbook(str(ROOT / "examples" / "greeting.yml"))
-    assert run.ok, run.output
+    assert run.ok, run.problems
     (lines,) = [results["scheduler"]["msg"] for name, results in run.tasks if name == "Show what it wrote"]
     addresses = [line.removeprefix("Bonjour from ") for line in lines]
     assert len(set(addresses)) == 3
