@@ -10,9 +10,9 @@ import typing as t
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.flotilla.dask.plugins.module_utils import launch
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import quoting
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 
 
 def _in_words(function: t.Callable[[t.Mapping[str, t.Any]], t.Any]) -> t.Callable[[t.Any], t.Any]:
@@ -43,8 +43,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, t.Callable[[t.Any], t.Any]]:
         return {
-            "launch_plan": _in_words(launch.launch_plan),
-            "promised_workers": _in_words(launch.promised_workers),
+            "launch_plan": _in_words(launch_plan),
+            "promised_workers": _in_words(promised_workers),
             "supervisor_word": quoting.supervisor_word,
             "systemd_value": quoting.systemd_value,
             "systemd_word": quoting.systemd_word,

@@ -4,8 +4,8 @@
 
 """Jobs as records on disk, and the process that runs each (private to this collection).
 
-A job lives in a directory of its own; ``_job_runner`` says which files are in it. A lock on ``lock``, which the job's
-process holds for as long as it lives, tells a running job from one whose process was killed.
+A job lives in a directory of its own; ``_environment_side`` says which files are in it. A lock on ``lock``, which the
+job's process holds for as long as it lives, tells a running job from one whose process was killed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import time
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.flotilla.dask.plugins.module_utils import _job_runner
+from ansible_collections.flotilla.dask.plugins.module_utils import _environment_side
+from ansible_collections.flotilla.dask.plugins.module_utils._client import environment_side
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, user_directory
+from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll, wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import USER_HOME
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import digest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -186,7 +187,7 @@ class Job:
         :raises DaskError: the job runs already, or can't be started.
         """
         script = wanted["script"]
-        runner_source = _runner_source()
+        source = environment_side()
         with self.who.acting():
             os.makedirs(self.who.jobs, exist_ok=True)
             if content is None and script and not os.access(script, os.R_OK):
@@ -209,14 +210,14 @@ class Job:
                 "scheduler": cluster["scheduler"],
             }
             runner = self._path("runner.py")
-            write_text(runner, runner_source)
+            write_text(runner, source)
             write_text(self._path("specification.json"), json.dumps(full, indent=2))
             write_text(
                 self._path("state.json"), json.dumps({"state": "running", "attempts": 0, "started": time.time()})
             )
             output = os.open(self._path("output.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         try:
-            self._start([cluster["python"], runner, self.directory], cluster, lock, output)
+            self._start([cluster["python"], runner, "job", self.directory], cluster, lock, output)
         finally:
             os.close(output)
             os.close(lock)
@@ -292,7 +293,7 @@ class Job:
 
     def _output(self) -> str:
         try:
-            return _job_runner.last_lines(self._path("output.log"), LAST_LINES)
+            return _environment_side.last_lines(self._path("output.log"), LAST_LINES)
         except OSError:
             return ""
 
@@ -319,10 +320,3 @@ def describe_failure(record: t.Mapping[str, t.Any]) -> str:
     if record["output"] and record["reason"] in ("error", "lost"):
         text += "\nIts last lines:\n" + record["output"]
     return text + "\nIts files are in {0}. Set 'rerun: true' to run it again.".format(record["directory"])
-
-
-def _runner_source() -> str:
-    """The runner's text, also from within the archive that Ansible packs a module and its utilities into."""
-    loader = _job_runner.__spec__.loader if _job_runner.__spec__ else None
-    source = t.cast("t.Any", loader).get_source(_job_runner.__name__)
-    return str(source)

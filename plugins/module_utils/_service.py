@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 import errno
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -104,14 +105,20 @@ class Launcher(abc.ABC):
         """Carries the plan out. :raises DaskError: the launcher refused."""
 
 
-def check_ports(processes: t.Iterable[Wanted]) -> None:
-    """Refuses processes that would not get their ports; Dask itself would silently take others for HTTP.
+def check_ports(wanted: t.Iterable[Wanted], observed: t.Mapping[str, Observed], steps: Plan) -> None:
+    """Refuses to start processes that would not get their ports; Dask itself would silently take others for HTTP.
+
+    Ports of processes that stop first are free by then: those that their definitions mention.
 
     :raises DaskError: an address isn't this host's, or a port is in use.
     """
     problems = []
-    for process in processes:
+    stopping = " ".join(observed[name].definition for name in (*steps.remove, *steps.restart))
+    released = set(re.findall(r"\d+", stopping))
+    for process in wanted:
         for address, port in process.listen:
+            if process.name not in steps.start or str(port) in released:
+                continue
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -23,10 +23,10 @@ def pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> t.Iter
         pause = min(pause * 1.5, longest)
 
 
-def poll(condition: t.Callable[[], bool], timeout: float | None) -> bool:
+def poll(condition: t.Callable[[], bool], timeout: float | None, longest_pause: float = LONGEST_PAUSE) -> bool:
     """Returns whether ``condition`` became true within ``timeout`` seconds; None waits as long as it takes."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    for pause in pauses():
+    for pause in pauses(longest=longest_pause):
         if condition():
             return True
         left = pause if deadline is None else deadline - time.monotonic()

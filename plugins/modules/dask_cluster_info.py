@@ -157,16 +157,15 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _health
 from ansible_collections.flotilla.dask.plugins.module_utils._client import (
+    SchedulerWatch,
     UnreachableError,
-    enter_environment,
-    scheduler_state,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, find_cluster
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
 
 
-def cluster_state(cluster: Description, workers: int | None, timeout: float) -> dict[str, t.Any]:
+def cluster_state(cluster: Description, watch: SchedulerWatch, workers: int | None) -> dict[str, t.Any]:
     """Returns what this module returns as ``cluster``."""
     promised = cluster["workers"] if workers is None else []
     number = len(promised) if workers is None else workers
@@ -177,7 +176,7 @@ def cluster_state(cluster: Description, workers: int | None, timeout: float) -> 
         "promised": number,
     }
     try:
-        identity = scheduler_state(cluster["scheduler"], timeout)
+        identity = watch.state()
     except UnreachableError as error:
         reason = "{0} On its host, '{1}' shows the log.".format(error, cluster["logs"])
         return {**state, "health": "unreachable", "reasons": [reason], "summary": "unreachable: " + reason}
@@ -215,13 +214,13 @@ def main() -> None:
 
     def healthy() -> bool:
         state.clear()
-        state.update(cluster_state(description, options["workers"], options["timeout"]))
+        state.update(cluster_state(description, watch, options["workers"]))
         return bool(state["health"] == "healthy")
 
     try:
         description = find_cluster(options["cluster"], options["home"])
-        enter_environment(description)
-        reached = poll(healthy, options["wait"])
+        with SchedulerWatch(description, options["timeout"]) as watch:
+            reached = poll(healthy, options["wait"])
     except DaskError as error:
         module.fail_json(msg=str(error))
     if options["wait"] and not reached:

@@ -140,9 +140,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _jobs
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_cluster
+from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import digest
 
 
 def ensure_absent(job: _jobs.Job, check_mode: bool) -> dict[str, t.Any]:
@@ -192,7 +192,7 @@ def wait_for_end(job: _jobs.Job, seconds: float) -> dict[str, t.Any]:
         latest.update(job.record() or {})
         return bool(latest.get("state") != "running")
 
-    poll(ended, seconds)
+    poll(ended, seconds, longest_pause=0.05)
     return latest
 
 

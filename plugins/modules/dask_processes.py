@@ -144,7 +144,7 @@ def run_processes(options: dict[str, t.Any], check_mode: bool) -> dict[str, t.An
     wanted = wanted_processes(options)
     observed = launcher.observe()
     steps = plan(wanted, observed, restart_all=launcher.outdated())
-    check_ports(process for process in wanted if process.name in steps.start)
+    check_ports(wanted, observed, steps)
     if steps and not check_mode:
         launcher.apply(steps)
     return {

@@ -11,6 +11,15 @@ import sys
 import dask
 from distributed import Scheduler, Worker
 
+# What each worker does several times a second; 500 in one process would keep its scheduler from answering.
+QUIET = {
+    "distributed.admin.system-monitor.interval": "1 minute",
+    "distributed.admin.tick.interval": "1 minute",
+    "distributed.worker.memory.monitor-interval": "1 minute",
+    "distributed.worker.profile.interval": "1 minute",
+    "distributed.worker.profile.cycle": "1 minute",
+}
+
 
 async def main(port: int, workers: int) -> None:
     async with Scheduler(host="127.0.0.1", port=port, dashboard=False) as scheduler:
@@ -26,5 +35,5 @@ async def main(port: int, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    with dask.config.set({"distributed.worker.profile.enabled": False}):
+    with dask.config.set(QUIET):
         asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.flotilla.dask.plugins.module_utils._client import scheduler_state
-from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._environment_side import scheduler_state
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
-from ansible_collections.flotilla.dask.plugins.module_utils.launch import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
@@ -128,7 +127,7 @@ class Cluster:
         """The names of the workers that the scheduler knows; none where there is no scheduler."""
         try:
             identity = scheduler_state(self.plan["description"]["scheduler"], 5.0)
-        except DaskError:
+        except OSError:
             return set()
         return {str(worker["name"]) for worker in identity["workers"].values()}
 

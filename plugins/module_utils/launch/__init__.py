@@ -4,11 +4,6 @@
 
 """The launch plan: from inventory variables to one process description per scheduler and worker process.
 
-Pure Python without I/O. ``launch_plan`` is the way in; everything else is its vocabulary. Private to this collection.
+Pure Python without I/O. ``plan.launch_plan`` is the way in; everything else is its vocabulary. Imports nothing by
+itself, as modules on hosts need only ``layout``. Private to this collection.
 """
-
-from __future__ import annotations
-
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
-
-__all__ = ["launch_plan", "promised_workers"]

@@ -9,12 +9,11 @@ Private to this collection.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import posixpath
 import typing as t
 from dataclasses import asdict, dataclass
 
+from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout, layout
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import (
@@ -153,12 +152,6 @@ def promised_workers(groups_by_host: t.Mapping[str, t.Any]) -> list[dict[str, t.
                     }
                 )
     return promised
-
-
-def digest(content: t.Any) -> str:
-    """Returns 12 hexadecimal digits that are the same for the same JSON content, whatever the order of its keys."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _read_host(reader: Reader, settings: t.Mapping[str, t.Any]) -> Host:

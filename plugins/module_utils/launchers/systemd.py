@@ -59,10 +59,11 @@ class Systemd(Launcher):
             run(["systemctl", "reset-failed", *map(self._unit, steps.remove)], accept=(0, 1))
         if steps.enable:
             run(["systemctl", "enable", *map(self._unit, steps.enable)])
+        # All that stops does so before anything starts, as one may take over the other's ports.
         if steps.restart:
-            run(["systemctl", "restart", *map(self._unit, steps.restart)])
-        if steps.start:
-            run(["systemctl", "start", *map(self._unit, steps.start)])
+            run(["systemctl", "stop", *map(self._unit, steps.restart)])
+        if steps.restart or steps.start:
+            run(["systemctl", "start", *map(self._unit, (*steps.restart, *steps.start))])
 
     def _unit(self, name: str) -> str:
         return "dask-{0}-{1}.service".format(self.cluster, name)

@@ -13,7 +13,7 @@ import pytest
 from ansible.errors import AnsibleError
 from ansible.template import trust_as_template
 
-from ansible_collections.flotilla.dask.plugins.module_utils.launch import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.tests.unit import samples
 
 Render = t.Callable[..., t.Any]

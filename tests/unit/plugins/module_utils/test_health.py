@@ -11,7 +11,7 @@ import typing as t
 import pytest
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _health
-from ansible_collections.flotilla.dask.plugins.module_utils.launch import promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import promised_workers
 from ansible_collections.flotilla.dask.tests.unit.samples import group
 
 NOW = 1_000_000.0

@@ -10,9 +10,9 @@ import typing as t
 
 import pytest
 
+from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._jobs import describe_failure, specification
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import digest
 
 
 def job_digest(**changes: t.Any) -> str:

@@ -104,10 +104,24 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def check(wanted: list[Wanted], observed: t.Mapping[str, Observed] | None = None) -> None:
+    """Checks the ports of what has to start."""
+    check_ports(wanted, observed or {}, plan(wanted, observed or {}))
+
+
+def test_a_port_of_a_process_that_is_removed_is_free_for_another(taken: tuple[str, int]) -> None:
+    removed = {"worker-cpu-0": Observed("worker --worker-port {0}".format(taken[1]))}
+    check([Wanted("worker-gpu-0", "", (taken,))], removed)
+
+
+def test_a_process_that_runs_keeps_its_ports(taken: tuple[str, int]) -> None:
+    check([Wanted("scheduler", "same", (taken,))], {"scheduler": Observed("same")})
+
+
 def test_every_port_that_is_taken_is_named_with_the_process_that_needs_it(taken: tuple[str, int]) -> None:
     processes = [Wanted("scheduler", "", (taken,)), Wanted("worker-cpu-0", "", (("127.0.0.1", free_port()), taken))]
     with pytest.raises(DaskError) as caught:
-        check_ports(processes)
+        check(processes)
     problems = str(caught.value).splitlines()
     assert [problem.split(":")[0] for problem in problems] == [
         "{0} cannot listen on 127.0.0.1 port {1}".format(name, taken[1]) for name in ("scheduler", "worker-cpu-0")
@@ -121,19 +135,19 @@ def test_a_port_that_a_program_left_a_moment_ago_is_free() -> None:
         with socket.create_connection(address), server.accept()[0] as accepted:
             # Whoever closes first keeps the port in TIME_WAIT.
             accepted.shutdown(socket.SHUT_RDWR)
-    check_ports([Wanted("scheduler", "", (address,))])
+    check([Wanted("scheduler", "", (address,))])
 
 
 def test_an_address_of_another_host_is_refused_with_the_variable_to_correct() -> None:
     with pytest.raises(DaskError, match=r"192.0.2.1 port .* dask_host_address"):
-        check_ports([Wanted("scheduler", "", (("192.0.2.1", free_port()),))])
+        check([Wanted("scheduler", "", (("192.0.2.1", free_port()),))])
 
 
 def test_ipv6_addresses_are_looked_at_too() -> None:
     if not socket.has_dualstack_ipv6():
         return
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server, pytest.raises(DaskError, match="::1 port"):
-        check_ports([Wanted("scheduler", "", (server.getsockname()[:2],))])
+        check([Wanted("scheduler", "", (server.getsockname()[:2],))])
 
 
 def test_what_is_written_is_read_back_and_nothing_else_is_left(tmp_path: Path) -> None:

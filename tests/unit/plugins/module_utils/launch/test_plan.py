@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from ansible_collections.flotilla.dask.plugins.module_utils.launch import launch_plan, promised_workers
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import digest
+from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.tests.unit import samples
 
 MIB = 2**20

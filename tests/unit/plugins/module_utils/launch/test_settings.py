@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
-from ansible_collections.flotilla.dask.plugins.module_utils.launch import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.tests.unit.samples import GIB, group, host, settings
 
 

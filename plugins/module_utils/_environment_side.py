@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Runs one job: the process between a job's record on disk and the cluster (private to this collection).
+"""What runs with the interpreter of the cluster's environment, where distributed is (private to this collection).
 
-``dask_job`` copies this file into the job's directory and starts it there, detached, with the interpreter of the
-cluster's environment; so it imports nothing of the collection. It outlives the play, keeps the record up to date, and
-starts the work afresh when the scheduler, which keeps everything in memory, was lost meanwhile.
+It is handed over as text, so it imports nothing of the collection. As ``job DIRECTORY`` it is a job's own process,
+started detached: it outlives the play, keeps the job's record up to date, and starts the work afresh when the scheduler,
+which keeps everything in memory, was lost meanwhile. As ``watch ADDRESS SECONDS`` it tells a module how a scheduler is.
 
-Files in the job's directory: ``specification.json`` (what to do), ``state.json`` (how it stands), ``result.json`` (what
+Files in a job's directory: ``specification.json`` (what to do), ``state.json`` (how it stands), ``result.json`` (what
 the function returned), ``output.log``, ``work/`` (the working directory).
 """
 
@@ -31,6 +31,10 @@ RETURN_SECONDS = 600.0
 """How long a job waits for a lost scheduler to come back."""
 ANSWER_SECONDS = 5.0
 LAST_LINES = 20
+WHO = {"op": "identity", "n_workers": 0}
+PROGRESS = {"op": "get_task_prefix_states"}
+METRICS = ("memory", "spilled_bytes", "task_counts")
+"""What is told of a worker's many metrics."""
 
 
 class JobFailedError(Exception):
@@ -96,7 +100,7 @@ class Runner:
         while True:
             self._check_limits()
             try:
-                self.scheduler = ask(self.address, min(patience, ANSWER_SECONDS))["id"]
+                self.scheduler = scheduler_id(self.address, min(patience, ANSWER_SECONDS))
                 return
             except OSError as error:
                 if time.monotonic() >= end:
@@ -142,18 +146,18 @@ class Runner:
         while not self.done.wait(MONITOR_SECONDS):
             self._check_limits()
             try:
-                answer = ask(self.address, ANSWER_SECONDS, progress=True)
+                identity, prefixes = ask(self.address, ANSWER_SECONDS, WHO, PROGRESS)
             except OSError:
                 continue
-            if answer["id"] != self.scheduler:
+            if identity["id"] != self.scheduler:
                 self._start_afresh()
-            self._update(progress=answer["progress"])
+            self._update(progress=count_tasks(prefixes))
         if self.error and self.error.reason != "result" and self._scheduler_lost():
             self._start_afresh()
 
     def _scheduler_lost(self) -> bool:
         try:
-            return bool(ask(self.address, ANSWER_SECONDS)["id"] != self.scheduler)
+            return scheduler_id(self.address, ANSWER_SECONDS) != self.scheduler
         except OSError:
             return True
 
@@ -169,7 +173,7 @@ class Runner:
         sys.stdout.write("The scheduler was lost; the job is submitted again.\n")
         sys.stdout.flush()
         self._stop_child()
-        os.execv(sys.executable, [sys.executable, os.path.abspath(__file__), self.directory])
+        os.execv(sys.executable, [sys.executable, os.path.abspath(__file__), "job", self.directory])
 
     def _check_limits(self) -> None:
         if not os.path.isdir(self.directory):
@@ -256,11 +260,6 @@ def last_lines(path: str, number: int) -> str:
         return b"\n".join(file.read().splitlines()[-number:]).decode(errors="replace")
 
 
-def ask(address: str, timeout: float, progress: bool = False) -> dict[str, t.Any]:
-    """Returns the scheduler's ``id`` and, if asked, ``progress``. :raises OSError: it doesn't answer in time."""
-    return asyncio.run(_ask(address, timeout, progress))
-
-
 def count_tasks(prefixes: dict[str, dict[str, int]]) -> dict[str, int]:
     """Returns how many tasks the scheduler has, and how many are done, from its counts by kind and state."""
     total = done = 0
@@ -270,23 +269,59 @@ def count_tasks(prefixes: dict[str, dict[str, int]]) -> dict[str, int]:
     return {"done": done, "total": total}
 
 
-async def _ask(address: str, timeout: float, progress: bool) -> dict[str, t.Any]:
+def ask(address: str, timeout: float, *questions: dict[str, t.Any]) -> list[t.Any]:
+    """Returns a scheduler's answers to some of its operations, without becoming one of its clients.
+
+    :param timeout: Seconds for the connection and again for each answer.
+    :raises OSError: it doesn't answer in time.
+    """
+    return asyncio.run(_ask(address, timeout, questions))
+
+
+async def _ask(address: str, timeout: float, questions: t.Iterable[dict[str, t.Any]]) -> list[t.Any]:
     from distributed.comm import connect
     from distributed.core import send_recv
 
     try:
+        # connect's own limit leaves out the handshake, in which a hung scheduler never says a word.
         comm = await asyncio.wait_for(connect(address, timeout=timeout), timeout)
         try:
-            answer = await asyncio.wait_for(send_recv(comm, op="identity", n_workers=0), timeout)
-            if progress:
-                prefixes = await asyncio.wait_for(send_recv(comm, op="get_task_prefix_states"), timeout)
-                answer["progress"] = count_tasks(prefixes)
+            return [await asyncio.wait_for(send_recv(comm, **question), timeout) for question in questions]
         finally:
             await comm.close()
     except asyncio.TimeoutError as error:
         raise OSError("no answer") from error
-    return dict(answer)
+
+
+def scheduler_id(address: str, timeout: float) -> str:
+    """Returns what tells a scheduler from the one after a restart. :raises OSError: it doesn't answer in time."""
+    return str(ask(address, timeout, WHO)[0]["id"])
+
+
+def scheduler_state(address: str, timeout: float) -> dict[str, t.Any]:
+    """Returns the scheduler's identity with all workers, their metrics as far as they are told, and ``versions``.
+
+    :raises OSError: it doesn't answer in time.
+    """
+    identity, versions = ask(address, timeout, {"op": "identity", "n_workers": -1}, {"op": "versions"})
+    for worker in identity["workers"].values():
+        worker["metrics"] = {key: worker["metrics"][key] for key in METRICS if key in worker["metrics"]}
+    return {**identity, "versions": versions}
+
+
+def watch(address: str, timeout: float) -> None:
+    """Answers every line that comes in with the scheduler's state as a line of JSON, or why it is unreachable."""
+    for _line in sys.stdin:
+        try:
+            state = scheduler_state(address, timeout)
+        except OSError as error:
+            state = {"unreachable": str(error)}
+        sys.stdout.write(json.dumps(state, default=str) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    Runner(sys.argv[1]).run()
+    if sys.argv[1] == "job":
+        Runner(sys.argv[2]).run()
+    else:
+        watch(sys.argv[2], float(sys.argv[3]))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.flotilla.dask.plugins.module_utils._job_runner import (
+from ansible_collections.flotilla.dask.plugins.module_utils._environment_side import (
     JobFailedError,
     as_json,
     count_tasks,
