@@ -5,8 +5,9 @@
 """What runs with the interpreter of the cluster's environment, where distributed is (private to this collection).
 
 It is handed over as text, so it imports nothing of the collection. As ``job DIRECTORY`` it is a job's own process,
-started detached: it outlives the play, keeps the job's record up to date, and starts the work afresh when the scheduler,
-which keeps everything in memory, was lost meanwhile. As ``watch ADDRESS SECONDS`` it tells a module how a scheduler is.
+started detached: it outlives the play, keeps the job's record up to date, and starts the work afresh when the
+scheduler, which keeps everything in memory, was lost meanwhile. As ``watch ADDRESS SECONDS`` it tells a module how a
+scheduler is.
 
 Files in a job's directory: ``specification.json`` (what to do), ``state.json`` (how it stands), ``result.json`` (what
 the function returned), ``output.log``, ``work/`` (the working directory).
