@@ -69,10 +69,12 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     environment = read_environment(reader)
     runs_scheduler = bool(settings.get("dask_runs_scheduler", False))
     groups = read_groups(reader, host) if settings.get("dask_runs_workers", False) else []
+    scope = _scope(cluster, host)
+    launcher = _launcher(cluster, host, scope)
     _refuse_port_collisions(reader, cluster, groups, host, runs_scheduler)
+    _refuse_missing_rights(reader, host, scope, launcher)
     reader.finish()
 
-    scope = _scope(cluster, host)
     place = layout(cluster.name, scope, cluster.home, host.user_directory)
     generation = posixpath.join(place.environments, _generation(environment))
     prefix = environment.path or generation
@@ -95,7 +97,6 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     for group in groups:
         processes.extend(_workers(cluster, group, host, python, common, place, runs_scheduler))
 
-    launcher = _launcher(cluster, host, scope)
     spill = {process.local_directory for process in processes}
     user = ACCOUNT if scope == "system" else host.user
     return {
@@ -313,6 +314,18 @@ def _refuse_port_collisions(
                 _span(next_first, next_last),
                 "ports that don't overlap with {0} ({1})".format(variable, _span(first, last)),
             )
+
+
+def _refuse_missing_rights(reader: Reader, host: Host, scope: str, launcher: str) -> None:
+    """A launcher gets what it needs: root for the system's directories, systemd as process 1 for its units."""
+    if scope == "system" and not host.root:
+        reader.refuse(
+            "dask_scope", scope, "user, or a play with root on host {0} (ansible_become: true)".format(host.name)
+        )
+    if launcher == "systemd" and scope == "user":
+        reader.refuse("dask_launcher", launcher, "supervisor for dask_scope user")
+    if launcher == "systemd" and host.service_manager != "systemd":
+        reader.refuse("dask_launcher", launcher, "supervisor, as process 1 of host {0} isn't systemd".format(host.name))
 
 
 def _span(first: int, last: int) -> str:

@@ -74,10 +74,12 @@ def valid_settings(draw: st.DrawFn) -> dict[str, t.Any]:
         root=draw(st.booleans()),
         taken={str(first_ports["taken"]): "another"},
     )
+    scope = draw(st.sampled_from(["auto", "system", "user"] if host["root"] else ["auto", "user"]))
+    has_systemd = host["root"] and scope != "user" and host["service_manager"] == "systemd"
     return {
         "dask_cluster_name": draw(IDENTIFIERS),
-        "dask_launcher": draw(st.sampled_from(["auto", "systemd", "supervisor"])),
-        "dask_scope": draw(st.sampled_from(["auto", "system", "user"])),
+        "dask_launcher": draw(st.sampled_from(["auto", "supervisor", *(["systemd"] if has_systemd else [])])),
+        "dask_scope": scope,
         "dask_home": draw(DIRECTORIES),
         "dask_configuration": draw(st.sampled_from([{}, {"distributed": {"comm": {"timeouts": {"connect": "9s"}}}}])),
         "dask_host": host,

@@ -135,6 +135,21 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
     ),
     "unknown launcher": ({"dask_launcher": "upstart"}, "dask_launcher: 'upstart' is refused", "systemd, supervisor"),
     "unknown scope": ({"dask_scope": "root"}, "dask_scope: 'root' is refused", "auto, system, user"),
+    "system without root": (
+        {"dask_scope": "system", "dask_host": host(root=False)},
+        "dask_scope: 'system' is refused",
+        "a play with root on host alpha",
+    ),
+    "systemd without root": (
+        {"dask_launcher": "systemd", "dask_host": host(root=False)},
+        "dask_launcher: 'systemd' is refused",
+        "supervisor for dask_scope user",
+    ),
+    "systemd where there is none": (
+        {"dask_launcher": "systemd", "dask_host": host(service_manager="tini")},
+        "dask_launcher: 'systemd' is refused",
+        "process 1 of host alpha isn't systemd",
+    ),
     "unknown method": (
         {"dask_environment_method": "pipx"},
         "dask_environment_method: 'pipx' is refused",
