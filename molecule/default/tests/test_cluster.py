@@ -13,16 +13,18 @@ from testbed import Ansible, Hosts, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 
-SLOW_SUM = """
+# Has results on the workers, and fetches them when it is released by a file in its working directory.
+HELD_SUM = """
+import os
 import time
-from distributed import Client
-
-def slow(number):
-    time.sleep(0.2)
-    return number
+from distributed import Client, wait
 
 with Client() as client:
-    print(sum(client.gather(client.map(slow, range(200), pure=False))))
+    numbers = client.map(int, range(200), pure=False)
+    wait(numbers)
+    while not os.path.exists("release"):
+        time.sleep(0.1)
+    print(sum(client.gather(numbers)))
 """
 
 
@@ -46,7 +48,7 @@ def main_pid(hosts: Hosts, host: str, process: str) -> int:
 def running_job(ansible: Ansible, request: pytest.FixtureRequest) -> str:
     """The name of a job that has work on the workers."""
     name = str(request.node.name)
-    assert job(ansible, name, script="slow.py", content=SLOW_SUM, state="submitted")["changed"]
+    assert job(ansible, name, script="sum.py", content=HELD_SUM, state="submitted")["changed"]
 
     def has_tasks_done() -> bool:
         jobs = ansible.module("scheduler", "flotilla.dask.dask_job_info", name=name)["scheduler"]["jobs"]
@@ -56,9 +58,10 @@ def running_job(ansible: Ansible, request: pytest.FixtureRequest) -> str:
     return name
 
 
-def finish(ansible: Ansible, name: str) -> dict[str, Any]:
-    """Waits for the end of a job that runs, and returns its record."""
-    result = job(ansible, name, script="slow.py", content=SLOW_SUM)
+def finish(ansible: Ansible, hosts: Hosts, name: str) -> dict[str, Any]:
+    """Releases a job that runs, waits for its end, and returns its record."""
+    hosts["scheduler"].check_output(f"touch /var/lib/dask/main/jobs/{name}/work/release")
+    result = job(ansible, name, script="sum.py", content=HELD_SUM)
     assert not result.get("failed"), result["msg"]
     assert not result["changed"]
     record: dict[str, Any] = result["job"]
@@ -120,7 +123,7 @@ def test_greeting_comes_from_three_workers_at_once(ansible: Ansible) -> None:
 def test_job_survives_a_killed_worker_that_comes_back(ansible: Ansible, hosts: Hosts, running_job: str) -> None:
     before = main_pid(hosts, "worker1", "worker-small-0")
     hosts["worker1"].check_output(f"kill -KILL {before}")
-    record = finish(ansible, running_job)
+    record = finish(ansible, hosts, running_job)
     assert (record["state"], record["attempts"], record["output"]) == ("finished", 1, str(sum(range(200))))
     assert cluster(ansible, wait=60)["health"] == "healthy"
     assert main_pid(hosts, "worker1", "worker-small-0") not in (0, before)
@@ -129,7 +132,7 @@ def test_job_survives_a_killed_worker_that_comes_back(ansible: Ansible, hosts: H
 def test_job_and_workers_survive_a_killed_scheduler(ansible: Ansible, hosts: Hosts, running_job: str) -> None:
     started = cluster(ansible)["started"]
     hosts["scheduler"].check_output(f"kill -KILL {main_pid(hosts, 'scheduler', 'scheduler')}")
-    record = finish(ansible, running_job)
+    record = finish(ansible, hosts, running_job)
     assert (record["state"], record["attempts"]) == ("finished", 2)
     assert record["output"].endswith(str(sum(range(200))))
     state = cluster(ansible, wait=60)
