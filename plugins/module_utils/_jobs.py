@@ -85,6 +85,15 @@ def account(cluster: Description) -> Account:
     return Account(user.pw_name, user.pw_uid, user.pw_gid, user.pw_dir, cluster["jobs"], switch=True)
 
 
+def check_name(name: str) -> None:
+    """A job's name is a directory's name. :raises DaskError: it isn't allowed."""
+    if not NAME.fullmatch(name):
+        raise DaskError(
+            "name: {0!r} is refused. Allowed: at most 100 letters, digits, '.', '_' and '-', the first a letter or a "
+            "digit.".format(name)
+        )
+
+
 def specification(
     name: str, function: str | None, script: str | None, content: str | None, arguments: t.Any
 ) -> dict[str, t.Any]:
@@ -93,11 +102,7 @@ def specification(
     :param content: The script's text, where it is brought to the host with the job.
     :raises DaskError: a value isn't allowed.
     """
-    if not NAME.fullmatch(name):
-        raise DaskError(
-            "name: {0!r} is refused. Allowed: at most 100 letters, digits, '.', '_' and '-', the first a letter or a "
-            "digit.".format(name)
-        )
+    check_name(name)
     if function and not FUNCTION.fullmatch(function):
         raise DaskError(
             "function: {0!r} is refused. Allowed: package.module:callable, such as 'wordcount:count_words'.".format(
@@ -134,9 +139,13 @@ def _arguments(value: t.Any, keywords: bool) -> t.Any:
 
 
 class Job:
-    """One named job in the directory of an account's jobs."""
+    """One named job in the directory of an account's jobs.
+
+    :raises DaskError: the name isn't allowed.
+    """
 
     def __init__(self, who: Account, name: str) -> None:
+        check_name(name)
         self.who = who
         self.name = name
         self.directory = os.path.join(who.jobs, name)
@@ -236,7 +245,7 @@ class Job:
     def remove(self) -> None:
         """Removes the record of a job that doesn't run."""
         with self.who.acting():
-            shutil.rmtree(self.directory, ignore_errors=False)
+            shutil.rmtree(self.directory)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)

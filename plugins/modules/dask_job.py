@@ -139,7 +139,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _jobs
-from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_cluster
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, find_cluster
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
@@ -153,12 +153,13 @@ def ensure_absent(job: _jobs.Job, check_mode: bool) -> dict[str, t.Any]:
     return {"changed": bool(record), "diff": difference(record, None)}
 
 
-def ensure_submitted(job: _jobs.Job, options: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+def ensure_submitted(
+    job: _jobs.Job, cluster: Description, options: dict[str, t.Any], check_mode: bool
+) -> dict[str, t.Any]:
     """Submits the job unless it is there. :raises DaskError: it runs with another specification, or can't start."""
     wanted = _jobs.specification(
         options["name"], options["function"], options["script"], options["content"], options["arguments"]
     )
-    cluster = find_cluster(options["cluster"], options["home"])
     record = job.record()
     same = record is not None and record["digest"] == digest(wanted)
     if record and record["state"] == "running" and not same:
@@ -229,7 +230,7 @@ def main() -> None:
         if options["state"] == "absent":
             outcome = ensure_absent(job, module.check_mode)
         else:
-            outcome = ensure_submitted(job, options, module.check_mode)
+            outcome = ensure_submitted(job, cluster, options, module.check_mode)
             if options["state"] == "finished" and not (module.check_mode and outcome["changed"]):
                 outcome["job"] = wait_for_end(job, options["progress"])
     except DaskError as error:
