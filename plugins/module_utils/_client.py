@@ -17,7 +17,7 @@ import tempfile
 import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _environment_side
-from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, environment
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 
 
@@ -41,7 +41,7 @@ class SchedulerWatch:
         try:
             self._process = subprocess.Popen(
                 [self.cluster["python"], "-c", environment_side(), *task],
-                env={**os.environ, **self.cluster["environment"]},
+                env={**os.environ, **environment(self.cluster)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

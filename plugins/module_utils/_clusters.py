@@ -19,6 +19,18 @@ Description = t.Dict[str, t.Any]
 """What ``launch_plan`` calls ``description``: a cluster's name, scheduler, python, jobs, workers and ports."""
 
 
+def environment(cluster: Description) -> dict[str, str]:
+    """Returns the environment variables with which this user's processes belong to the cluster.
+
+    Whoever may not read the host's key is a client with a certificate of their own, which Dask finds in the user's own
+    configuration; the playbook ``flotilla.dask.client`` makes one.
+    """
+    variables: dict[str, str] = dict(cluster["environment"])
+    if cluster["identity"] and os.path.exists(cluster["identity"]) and not os.access(cluster["identity"], os.R_OK):
+        del variables["DASK_CONFIG"]
+    return variables
+
+
 def user_directory() -> str:
     """Returns the home directory of whom this process acts as, from the environment where that says."""
     return str(pathlib.Path.home())

@@ -20,6 +20,7 @@ import importlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ ANSWER_SECONDS = 5.0
 LAST_LINES = 20
 WHO = {"op": "identity", "n_workers": 0}
 PROGRESS = {"op": "get_task_prefix_states"}
+RENEWAL = "the playbook flotilla.dask.site renews certificates"
 METRICS = ("memory", "spilled_bytes", "task_counts")
 """What is told of a worker's many metrics."""
 
@@ -283,15 +285,44 @@ async def _ask(address: str, timeout: float, questions: t.Iterable[dict[str, t.A
     from distributed.comm import connect
     from distributed.core import send_recv
 
+    identity = _identity(address)
     try:
         # connect's own limit leaves out the handshake, in which a hung scheduler never says a word.
-        comm = await asyncio.wait_for(connect(address, timeout=timeout), timeout)
+        comm = await asyncio.wait_for(connect(address, timeout=timeout, **identity), timeout)
         try:
             return [await asyncio.wait_for(send_recv(comm, **question), timeout) for question in questions]
         finally:
             await comm.close()
     except asyncio.TimeoutError as error:
         raise OSError("no answer") from error
+    except OSError as error:
+        raise OSError(explain_refusal(error)) from error
+
+
+def _identity(address: str) -> dict[str, t.Any]:
+    """What Dask's configuration says to show and to trust. :raises OSError: it isn't there, or nothing for TLS is."""
+    from distributed.security import Security
+
+    try:
+        identity: dict[str, t.Any] = Security().get_connection_args("client")
+    except OSError as error:
+        raise OSError("the certificates that Dask's configuration names are not usable: {0}".format(error)) from error
+    if address.startswith("tls:") and identity["ssl_context"] is None:
+        raise OSError("this user has no certificate for the cluster; the playbook flotilla.dask.client makes one")
+    return identity
+
+
+def explain_refusal(error: BaseException) -> str:
+    """Returns why a connection failed: what TLS said about certificates, where that is at the bottom of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return "the scheduler's certificate is refused: {0}; {1}".format(cause.verify_message, RENEWAL)
+        if isinstance(cause, ssl.SSLError) and "CERTIFICATE" in str(cause.reason):
+            said = str(cause.reason).partition("ALERT_")[2].lower().replace("_", " ") or cause.reason
+            return "the scheduler refuses this host's certificate: {0}; {1}".format(said, RENEWAL)
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
 
 
 def scheduler_id(address: str, timeout: float) -> str:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from ansible_collections.flotilla.dask.plugins.module_utils import _environment_side
 from ansible_collections.flotilla.dask.plugins.module_utils._client import environment_side
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, user_directory
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import environment as cluster_environment
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, write_text
@@ -278,7 +279,7 @@ class Job:
                 os.unlink(path)
 
     def _start(self, argv: list[str], cluster: Description, lock: int, output: int) -> None:
-        environment = {**os.environ, **cluster["environment"], "DASK_SCHEDULER_ADDRESS": cluster["scheduler"]}
+        environment = {**os.environ, **cluster_environment(cluster), "DASK_SCHEDULER_ADDRESS": cluster["scheduler"]}
         switch: dict[str, t.Any] = {}
         if self.who.switch:
             environment.update(HOME=self.who.home, USER=self.who.name, LOGNAME=self.who.name)

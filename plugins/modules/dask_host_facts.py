@@ -24,6 +24,10 @@ options:
     description: Directory that holds clusters' files instead of the default ones.
     type: str
     default: ""
+  scope:
+    description: Whether the cluster's files are those of the system or of the user; by default that depends on root.
+    type: str
+    default: auto
   environment_path:
     description: Prefix of an existing environment whose C(bin/python) must be able to import C(distributed).
     type: str
@@ -79,10 +83,19 @@ ansible_facts:
           description: Ports of the other clusters on the host, with the name of the cluster.
           type: dict
           returned: success
+        authorities:
+          description: The certificates of the authorities that the cluster trusts here; empty where there are none.
+          type: str
+          returned: success
+        certificate:
+          description: The host's certificate in the cluster; empty where it has none.
+          type: str
+          returned: success
 """
 
 import os
 import pwd
+import re
 import socket
 import subprocess
 import typing as t
@@ -91,7 +104,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_clusters, user_directory
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
 
+CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -122,6 +137,14 @@ def address() -> str:
         return str(probe.getsockname()[0])
 
 
+def certificates(options: dict[str, t.Any], root: bool) -> dict[str, str]:
+    """What the cluster has here already. The private key stays where it is."""
+    scope = options["scope"] if options["scope"] in ("system", "user") else "system" if root else "user"
+    place = layout(options["cluster"], scope, options["home"], user_directory())
+    found = CERTIFICATE.search(read(place.identity))
+    return {"authorities": read(place.authorities), "certificate": found.group() if found else ""}
+
+
 def check_environment(prefix: str) -> None:
     """:raises DaskError: there is no Python in ``prefix``, or it can't import distributed."""
     python = os.path.join(prefix, "bin", "python")
@@ -145,6 +168,7 @@ def main() -> None:
         argument_spec={
             "cluster": {"type": "str", "required": True},
             "home": {"type": "str", "default": ""},
+            "scope": {"type": "str", "default": "auto"},
             "environment_path": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
@@ -154,15 +178,17 @@ def main() -> None:
         if options["environment_path"]:
             check_environment(options["environment_path"])
         account = pwd.getpwuid(os.geteuid())
+        root = account.pw_uid == 0
         others = [found for found in find_clusters(options["home"]) if found["cluster"] != options["cluster"]]
         facts = {
             "address": address(),
             "memory": memory(),
             "service_manager": read("/proc/1/comm"),
-            "root": os.geteuid() == 0,
+            "root": root,
             "user": account.pw_name,
             "user_directory": user_directory(),
             "taken": {str(port): found["cluster"] for found in others for port in found["ports"]},
+            **certificates(options, root),
         }
     except DaskError as error:
         module.fail_json(msg=str(error))

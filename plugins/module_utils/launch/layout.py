@@ -56,6 +56,16 @@ class Layout:
         return posixpath.join(self.state, "logs")
 
     @property
+    def authorities(self) -> str:
+        """The certificates of the authorities that are trusted."""
+        return posixpath.join(self.configuration, "tls", "ca.crt")
+
+    @property
+    def identity(self) -> str:
+        """The host's private key and its certificate: one file, so that both change at once."""
+        return posixpath.join(self.configuration, "tls", "host.pem")
+
+    @property
     def dask_configuration(self) -> str:
         return posixpath.join(self.configuration, "dask.yaml")
 
@@ -64,7 +74,8 @@ class Layout:
         return posixpath.join(self.configuration, DESCRIPTION)
 
     def as_dict(self) -> dict[str, t.Any]:
-        names = "software environments bootstrap configuration state spill jobs logs dask_configuration description"
+        names = "software environments bootstrap configuration state spill jobs logs authorities identity"
+        names += " dask_configuration description"
         paths: dict[str, t.Any] = {name: getattr(self, name) for name in names.split()}
         return {**paths, "own": list(self.own), "parents": list(self.parents)}
 

@@ -30,8 +30,6 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings impo
 ACCOUNT = "dask"
 """The account that runs processes of scope ``system``."""
 
-PROTOCOL = "tcp"
-
 
 @dataclass(frozen=True)
 class Process:
@@ -81,7 +79,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     plugins = posixpath.join(generation, "plugins") if environment.plugins else ""
     address = _scheduler_address(cluster)
     configuration = _merge(
-        {"scheduler-address": address, "temporary-directory": place.spill},
+        {"scheduler-address": address, "temporary-directory": place.spill, **_encryption(cluster, place)},
         cluster.configuration,
     )
     common = {
@@ -91,11 +89,13 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         **({"PYTHONPATH": plugins} if plugins else {}),
     }
     python = posixpath.join(prefix, "bin/python")
+    # Dask reads certificates when a process starts, so that other ones have to restart it.
+    started_with = {"FLOTILLA_CERTIFICATES": digest([host.authorities, host.certificate])} if cluster.tls else {}
     processes = []
     if runs_scheduler:
-        processes.append(_scheduler(cluster, host, python, common, place))
+        processes.append(_scheduler(cluster, host, python, {**common, **started_with}, place))
     for group in groups:
-        processes.extend(_workers(cluster, group, host, python, common, place, runs_scheduler))
+        processes.extend(_workers(cluster, group, host, python, {**common, **started_with}, place, runs_scheduler))
 
     spill = {process.local_directory for process in processes}
     user = ACCOUNT if scope == "system" else host.user
@@ -104,6 +104,8 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "scope": scope,
         "launcher": launcher,
         "user": user,
+        "address": host.address,
+        "tls": cluster.tls,
         "directories": place.as_dict(),
         "writable": [place.state, *sorted(spill - {place.spill})],
         "environment": {
@@ -122,6 +124,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "dashboard": _dashboard(cluster, host) if runs_scheduler else "",
             "python": python,
             "environment": common,
+            "identity": place.identity if cluster.tls else "",
             "user": user,
             "jobs": place.jobs,
             "logs": _logs(cluster, launcher, place),
@@ -191,7 +194,20 @@ def _authority(host: str, port: int) -> str:
 
 
 def _scheduler_address(cluster: Cluster) -> str:
-    return "{0}://{1}".format(PROTOCOL, _authority(cluster.scheduler_host, cluster.scheduler_port))
+    return "{0}://{1}".format(_protocol(cluster), _authority(cluster.scheduler_host, cluster.scheduler_port))
+
+
+def _protocol(cluster: Cluster) -> str:
+    return "tls" if cluster.tls else "tcp"
+
+
+def _encryption(cluster: Cluster, place: Layout) -> dict[str, t.Any]:
+    """Dask's configuration for mutual TLS: every process is whoever its host is, and refuses plain connections."""
+    if not cluster.tls:
+        return {}
+    tls: dict[str, t.Any] = {"ca-file": place.authorities, "min-version": 1.3}
+    tls.update({role: {"cert": place.identity, "key": place.identity} for role in ("scheduler", "worker", "client")})
+    return {"distributed": {"comm": {"default-scheme": "tls", "require-encryption": True, "tls": tls}}}
 
 
 def _dashboard(cluster: Cluster, host: Host) -> str:
@@ -208,6 +224,7 @@ def _module(python: str, module: str) -> tuple[str, ...]:
 
 def _scheduler(cluster: Cluster, host: Host, python: str, common: t.Mapping[str, str], place: Layout) -> Process:
     argv = _module(python, "dask_scheduler")
+    argv += ("--protocol", _protocol(cluster))
     argv += ("--host", cluster.scheduler_host, "--port", str(cluster.scheduler_port))
     argv += ("--dashboard-address", _authority(host.http_address, cluster.scheduler_dashboard_port))
     for module in cluster.scheduler_preload:

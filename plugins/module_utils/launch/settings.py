@@ -37,6 +37,7 @@ class Host:
     """One host, as seen from the plan.
 
     ``memory``: bytes, or None where it isn't known. ``taken``: ports of other clusters here, port to cluster's name.
+    ``authorities`` and ``certificate``: the PEM texts that are, or are about to be, installed here.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Host:
     user: str = ""
     user_directory: str = ""
     taken: t.Mapping[int, str] = field(default_factory=dict)
+    authorities: str = ""
+    certificate: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class Cluster:
     launcher: str
     scope: str
     home: str
+    tls: bool
     scheduler_host: str
     scheduler_port: int
     scheduler_dashboard_port: int
@@ -148,6 +152,13 @@ class Reader:
             return number
         self.refuse(variable, value, "{0} from {1} to {2}".format(what, lowest, highest))
         return lowest
+
+    def boolean(self, variable: str, value: t.Any) -> bool:
+        words = {"true": True, "yes": True, "false": False, "no": False}
+        if str(value).lower() in words:
+            return words[str(value).lower()]
+        self.refuse(variable, value, "true or false")
+        return True
 
     def port(self, variable: str, value: t.Any) -> int:
         return self.integer(variable, value, FIRST_PORT, LAST_PORT, "an unprivileged port,")
@@ -241,6 +252,7 @@ def read_cluster(reader: Reader) -> Cluster:
         launcher=reader.choice("dask_launcher", get("dask_launcher", "auto"), LAUNCHERS),
         scope=reader.choice("dask_scope", get("dask_scope", "auto"), SCOPES),
         home=reader.path("dask_home", get("dask_home", "")),
+        tls=reader.boolean("dask_tls", get("dask_tls", True)),
         scheduler_host=reader.address("dask_scheduler_address", get("dask_scheduler_address")),
         scheduler_port=reader.port("dask_scheduler_port", get("dask_scheduler_port", 8786)),
         scheduler_dashboard_port=reader.port(

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import typing as t
 from pathlib import Path
@@ -32,7 +31,7 @@ def options(role: str) -> dict[str, t.Any]:
 def fall_back(value: t.Any) -> tuple[str, t.Any] | None:
     """The collection-wide variable that a default takes, and what it is without it."""
     match = FALL_BACK.fullmatch(value) if isinstance(value, str) else None
-    return (match["variable"], ast.literal_eval(match["value"])) if match else None
+    return (match["variable"], yaml.safe_load(match["value"])) if match else None
 
 
 def literal(value: t.Any) -> t.Any:

@@ -235,7 +235,8 @@ def test_a_process_gets_the_variables_of_its_group_and_the_ones_of_the_cluster_b
     own[""] = values["dask_scheduler_environment"]
     for process in plan["processes"]:
         asked_for = {name: str(value) for name, value in own[process["group"]].items()}
-        assert process["environment"] == {**asked_for, **plan["description"]["environment"]}
+        ours = {"FLOTILLA_CERTIFICATES": process["environment"].get("FLOTILLA_CERTIFICATES")} if plan["tls"] else {}
+        assert process["environment"] == {**asked_for, **plan["description"]["environment"], **ours}
 
 
 def test_the_plugins_come_before_what_the_user_puts_on_the_python_path() -> None:
@@ -272,7 +273,33 @@ def test_the_launcher_is_systemd_only_where_it_runs_and_the_play_is_root() -> No
 def test_the_users_dask_configuration_is_merged_into_the_clusters() -> None:
     ours = launch_plan(samples.settings())["configuration"]
     plan = launch_plan(samples.settings(dask_configuration={"distributed": {"worker": {"memory": {"spill": 0.6}}}}))
-    assert plan["configuration"] == {**ours, "distributed": {"worker": {"memory": {"spill": 0.6}}}}
+    assert plan["configuration"] == {
+        **ours,
+        "distributed": {**ours["distributed"], "worker": {"memory": {"spill": 0.6}}},
+    }
+
+
+def test_connections_are_encrypted_and_authenticated_unless_that_is_turned_off() -> None:
+    plan = launch_plan(samples.settings())
+    comm = plan["configuration"]["distributed"]["comm"]
+    identity = plan["directories"]["identity"]
+    assert comm["require-encryption"] is True
+    assert {comm["tls"][role]["key"] for role in ("scheduler", "worker", "client")} == {identity}
+    assert (plan["description"]["scheduler"], plan["description"]["identity"]) == ("tls://10.0.0.1:8786", identity)
+    assert all("tls" in argv or "tls://10.0.0.1:8786" in argv for argv in (each["argv"] for each in plan["processes"]))
+
+    open_plan = launch_plan(samples.settings(dask_tls=False))
+    assert "distributed" not in open_plan["configuration"]
+    assert (open_plan["description"]["scheduler"], open_plan["description"]["identity"]) == ("tcp://10.0.0.1:8786", "")
+    assert all("tls" not in " ".join(each["argv"]) for each in open_plan["processes"])
+
+
+def test_another_certificate_or_authority_restarts_processes_and_concerns_nothing_else() -> None:
+    hosts = [samples.host(), samples.host(certificate="another"), samples.host(authorities="another")]
+    plans = [launch_plan(samples.settings(dask_host=host)) for host in hosts]
+    started_with = {plan["processes"][-1]["environment"]["FLOTILLA_CERTIFICATES"] for plan in plans}
+    assert len(started_with) == 3
+    assert plans[0]["description"] == plans[1]["description"] == plans[2]["description"]
 
 
 CHANGES: dict[str, dict[str, t.Any]] = {

@@ -1,0 +1,71 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Why a certificate has to be issued anew."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import typing as t
+
+from ansible.errors import AnsibleFilterError
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+
+def certificate_due(certificate: str, issuer: str, names: t.Sequence[str], days: int) -> str:
+    """Returns in words why a certificate has to be issued, or an empty string where it is good.
+
+    :param certificate: PEM text; empty where there is none.
+    :param issuer: The issuing authority's certificate, as PEM text; empty where there is none yet.
+    :param names: The host names and IP addresses that the certificate has to be for, in any order.
+    :param days: How long before its expiry a certificate is renewed.
+    """
+    if not certificate or not issuer:
+        return "there is none"
+    try:
+        found = x509.load_pem_x509_certificate(certificate.encode())
+        authority = x509.load_pem_x509_certificate(issuer.encode())
+    except ValueError as error:
+        raise AnsibleFilterError(f"certificate_due takes certificates in PEM format ({error})") from error
+    try:
+        found.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return "another authority issued it"
+    if found.not_valid_after_utc - datetime.timedelta(days=int(days)) <= datetime.datetime.now(datetime.timezone.utc):
+        return f"it expires on {found.not_valid_after_utc:%Y-%m-%d at %H:%M} UTC"
+    if subjects(found) != set(map(str, names)):
+        return "it is for other names"
+    return ""
+
+
+def subjects(certificate: x509.Certificate) -> set[str]:
+    """Returns the host names and addresses that a certificate is for."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return set()
+    found = set(extension.value.get_values_for_type(x509.DNSName))
+    return found | {str(address) for address in extension.value.get_values_for_type(x509.IPAddress)}
+
+
+def subject_alternative_names(names: t.Sequence[str]) -> list[str]:
+    """Returns host names and addresses as community.crypto wants them: C(DNS:worker1), C(IP:10.0.0.5)."""
+    return [f"{_kind(str(name))}:{name}" for name in names]
+
+
+def _kind(name: str) -> str:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return "DNS"
+    return "IP"
+
+
+class FilterModule:
+    """The filters of certificates."""
+
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        return {"certificate_due": certificate_due, "subject_alternative_names": subject_alternative_names}

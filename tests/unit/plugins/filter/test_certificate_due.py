@@ -1,0 +1,57 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import certificates
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.flotilla.dask.plugins.filter.certificate_due import (
+    certificate_due,
+    subject_alternative_names,
+)
+
+NAMES = ["worker1", "10.0.0.5"]
+OURS = certificates.authority()
+
+
+def due(days: float = 365, names: list[str] | None = None, by: certificates.Identity = OURS) -> str:
+    found = certificates.issue(by, names or NAMES, days)
+    return certificate_due(found.certificate_text, OURS.certificate_text, NAMES, 30)
+
+
+def test_a_good_certificate_is_left_alone() -> None:
+    assert due() == ""
+    assert due(names=["10.0.0.5", "worker1"]) == ""
+
+
+def test_a_certificate_is_renewed_ahead_of_its_expiry_and_after_it() -> None:
+    assert due(days=31) == ""
+    assert due(days=29).startswith("it expires on ")
+    assert due(days=-1).startswith("it expires on ")
+
+
+def test_a_certificate_of_another_authority_is_replaced_also_where_that_has_the_same_name() -> None:
+    assert due(by=certificates.authority()) == "another authority issued it"
+    assert due(by=certificates.authority("stranger")) == "another authority issued it"
+
+
+@pytest.mark.parametrize("names", [["worker2", "10.0.0.5"], ["worker1", "10.0.0.6"], ["worker1"]])
+def test_a_certificate_for_other_names_is_replaced(names: list[str]) -> None:
+    assert due(names=names) == "it is for other names"
+
+
+def test_where_there_is_none_or_no_authority_yet_one_is_issued() -> None:
+    assert certificate_due("", OURS.certificate_text, NAMES, 30) == "there is none"
+    assert certificate_due(OURS.certificate_text, "", NAMES, 30) == "there is none"
+
+
+def test_what_is_not_a_certificate_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError, match="PEM"):
+        certificate_due("nonsense", OURS.certificate_text, NAMES, 30)
+
+
+def test_names_and_addresses_are_told_apart() -> None:
+    assert subject_alternative_names(["worker1", "10.0.0.5", "fd00::5"]) == ["DNS:worker1", "IP:10.0.0.5", "IP:fd00::5"]
