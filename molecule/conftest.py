@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from testbed import Ansible, Hosts
+from testbed import Ansible, Cluster, Hosts, Machines
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +26,13 @@ def hosts(inventory: str) -> Hosts:
 @pytest.fixture(scope="session")
 def ansible(inventory: str) -> Ansible:
     return Ansible(Path(inventory).parent)
+
+
+@pytest.fixture(scope="session")
+def cluster(ansible: Ansible, hosts: Hosts) -> Cluster:
+    return Cluster(ansible, hosts)
+
+
+@pytest.fixture(scope="session")
+def machines(hosts: Hosts) -> Machines:
+    return Machines(hosts)

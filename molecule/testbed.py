@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ class Hosts:
 
     def __getitem__(self, name: str) -> Host:
         return testinfra.get_host(f"ansible://{name}?ansible_inventory={self._inventory}")
+
+    def address(self, name: str) -> str:
+        """The address at which we reach a host."""
+        return str(self._runner.get_variables(name)["ansible_host"])
 
     def group(self, pattern: str) -> dict[str, Host]:
         return {name: self[name] for name in self._runner.get_hosts(pattern)}
@@ -98,19 +103,159 @@ class Ansible:
         """Runs a playbook: of the collection (`flotilla.dask.site`) or a file."""
         return self._run("ansible-playbook", playbook, "--extra-vars", json.dumps(extra_vars or {}), *options)
 
+    def verbose_playbook(self, playbook: str) -> str:
+        """Runs a playbook that succeeds, and returns all that Ansible can be brought to say of it."""
+        done = self._start("ansible-playbook", playbook, "--diff", "-vvvvv")
+        assert done.returncode == 0, done.stdout[-4000:]
+        return done.stdout + done.stderr
+
     def _run(self, *command: str) -> Run:
-        environment = {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true"}
-        done = subprocess.run(
-            [*command, "--inventory", str(self._inventory)],
-            capture_output=True,
-            text=True,
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-        )
+        done = self._start(*command, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOAD_CALLBACK_PLUGINS="true")
         start = done.stdout.find("{")  # what comes before are notices
         report = json.loads(done.stdout[start:]) if start >= 0 else {"plays": [], "stats": {}}
         tasks = [(task["task"]["name"], task["hosts"]) for play in report["plays"] for task in play["tasks"]]
         return Run(done.returncode, report["stats"], tasks, done.stdout + done.stderr)
+
+    def _start(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        words = [*command, "--inventory", str(self._inventory)]
+        environment = os.environ | variables
+        return subprocess.run(words, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+
+
+# Has results on the workers, and fetches them when it is released by a file in its working directory.
+HELD_SUM = """
+import os
+import time
+from distributed import Client, wait
+
+with Client() as client:
+    numbers = client.map(int, range(200), pure=False)
+    wait(numbers)
+    while not os.path.exists("release"):
+        time.sleep(0.1)
+    print(sum(client.gather(numbers)))
+"""
+SCATTER = """
+from distributed import Client
+
+with Client() as client:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    chosen = [address for address, worker in workers.items() if worker["name"].startswith("{host}-")]
+    futures = client.scatter(list(range({number})), workers=chosen, hash=False)
+    client.unpublish_dataset("scattered")
+    client.publish_dataset(scattered=futures)
+"""
+GATHER = """
+from distributed import Client
+
+with Client() as client:
+    print(sum(client.gather(client.get_dataset("scattered"))))
+"""
+HELD_SUM_OUTPUT = str(sum(range(200)))
+
+
+class Cluster:
+    """The cluster `main`, as the collection's modules on its scheduler's host tell and change it."""
+
+    def __init__(self, ansible: Ansible, hosts: Hosts) -> None:
+        self._ansible = ansible
+        self._hosts = hosts
+
+    def state(self, **options: Any) -> Result:
+        """What dask_cluster_info tells; with `wait` the cluster has to become healthy in that many seconds."""
+        result = self._ansible.module("scheduler", "flotilla.dask.dask_cluster_info", **options)["scheduler"]
+        assert not result.get("failed"), result["msg"]
+        state: Result = result["cluster"]
+        return state
+
+    def job(self, name: str, **options: Any) -> Result:
+        return self._ansible.module("scheduler", "flotilla.dask.dask_job", name=name, **options)["scheduler"]
+
+    def hold_job(self, name: str) -> None:
+        """Starts a job, and returns when its results are on the workers, where it leaves them until it is released."""
+        assert self.job(name, script="sum.py", content=HELD_SUM, state="submitted")["changed"]
+
+        def has_tasks_done() -> bool:
+            jobs = self._ansible.module("scheduler", "flotilla.dask.dask_job_info", name=name)["scheduler"]["jobs"]
+            return bool(jobs[0]["progress"]["done"])
+
+        wait_until(has_tasks_done, "the job has tasks done")
+
+    def release_job(self, name: str) -> Result:
+        """Lets a held job go on, waits for its end, and returns its record."""
+        self._hosts["scheduler"].check_output(f"touch /var/lib/dask/main/jobs/{name}/work/release")
+        result = self.job(name, script="sum.py", content=HELD_SUM)
+        assert not result.get("failed"), result["msg"]
+        assert not result["changed"]
+        record: Result = result["job"]
+        return record
+
+    def run(self, name: str, program: str) -> str:
+        """Runs a program of Python with a Client() as a job, and returns what it wrote."""
+        result = self.job(name, script="program.py", content=program, rerun=True)
+        assert not result.get("failed"), result["msg"]
+        return str(result["job"]["output"])
+
+    def scatter(self, host: str, number: int) -> None:
+        """Puts so many numbers on the workers of one host, without a task that could make them again."""
+        self.run("scatter", SCATTER.format(host=host, number=number))
+
+    def scattered(self) -> int:
+        """The sum of the numbers that were scattered."""
+        return int(self.run("gather", GATHER))
+
+    def main_pid(self, host: str, process: str) -> int:
+        return int(self._hosts[host].check_output(f"systemctl show --property=MainPID --value dask-main-{process}"))
+
+
+class Machines:
+    """The containers that the hosts are, and what happens to machines."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self._addresses = {name: hosts.address(name) for name in hosts.group("all")}
+        containers = self._docker("ps", "--quiet", "--filter", "label=flotilla-dask").split()
+        shape = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}} {{.Id}} {{.Config.Image}}"
+        found = [line.split() for line in self._docker("inspect", "--format", shape, *containers).splitlines()]
+        self._containers = {address: container for address, container, _image in found}
+        self._image = found[0][2]
+
+    def stop(self, name: str) -> None:
+        """Shuts a host down as its operator does, and waits until it is off."""
+        self._hosts[name].run("systemctl poweroff")
+        self._docker("wait", self._container(name))
+
+    def start(self, name: str) -> None:
+        """Switches a host on again, and waits until it lets us in; it keeps its address."""
+        self._docker("start", self._container(name))
+        wait_until(lambda: self._hosts[name].run("true").succeeded, f"{name} lets us in")
+        assert self._address_of(self._container(name)) == self._addresses[name]
+
+    @contextlib.contextmanager
+    def cut_off(self, name: str) -> Iterator[None]:
+        """Inside, nothing from one host reaches the others; only we do."""
+        others = [address for other, address in self._addresses.items() if other != name]
+        self._routes(name, "add", others)
+        try:
+            yield
+        finally:
+            self._routes(name, "del", others)
+
+    def _routes(self, name: str, change: str, addresses: list[str]) -> None:
+        commands = "; ".join(f"ip route {change} blackhole {address}/32" for address in addresses)
+        network = f"container:{self._container(name)}"
+        words = ("--rm", "--cap-add", "NET_ADMIN", "--network", network, self._image)
+        self._docker("run", *words, "sh", "-e", "-c", commands)
+
+    def _container(self, name: str) -> str:
+        return self._containers[self._addresses[name]]
+
+    def _address_of(self, container: str) -> str:
+        shape = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        return self._docker("inspect", "--format", shape, container).strip()
+
+    def _docker(self, *words: str) -> str:
+        return subprocess.run(["docker", *words], check=True, capture_output=True, text=True).stdout
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:

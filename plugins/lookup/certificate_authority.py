@@ -79,7 +79,7 @@ def check_passphrase(path: str, passphrase: str) -> None:
     except (OSError, ValueError, TypeError) as error:
         raise AnsibleLookupError(
             f"dask_certificates_passphrase does not open {path} ({type(error).__name__}). Allowed: the passphrase that "
-            "the cluster's authority was made with. If it is lost, remove the directory of the authority; the next run of "
+            "the cluster's authority was made with. If it is lost, remove the authority's directory; the next run of "
             "flotilla.dask.site makes a new one, and every host and client gets a new certificate."
         ) from error
 

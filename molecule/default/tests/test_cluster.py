@@ -117,7 +117,7 @@ def test_greeting_comes_from_three_workers_at_once(ansible: Ansible) -> None:
     (lines,) = [results["scheduler"]["msg"] for name, results in run.tasks if name == "Show what it wrote"]
     addresses = [line.removeprefix("Bonjour from ") for line in lines]
     assert len(set(addresses)) == 3
-    assert all(address.startswith("tcp://") for address in addresses)
+    assert all(address.startswith("tls://") for address in addresses)
 
 
 def test_job_survives_a_killed_worker_that_comes_back(ansible: Ansible, hosts: Hosts, running_job: str) -> None:
