@@ -43,6 +43,11 @@ def bundle(ansible: Ansible, directory: Path) -> Path:
     return directory / "clients" / "alice"
 
 
+@pytest.fixture(autouse=True)
+def _healthy(cluster: Cluster) -> None:
+    cluster.state(wait=90)
+
+
 def comm_addresses(hosts: Hosts) -> list[str]:
     """Address and port of everything but SSH that listens for more than its own host."""
     found = []
@@ -137,7 +142,7 @@ def test_keys_are_on_their_own_host_alone_and_in_no_output(
         for other, host in hosts.group("all").items():
             count = host.check_output(f"grep --recursive --files-with-matches -e {line} /etc /opt/dask /tmp | wc -l")
             assert int(count) == (other == name), (name, other)
-    assert "ENCRYPTED PRIVATE KEY" in (directory / "ca-1" / "ca.key").read_text()
+    assert "ENCRYPTED PRIVATE KEY" in (directory / "issuer" / "ca.key").read_text()
     assert cluster.state(wait=60)["health"] == "healthy"
 
 
@@ -167,7 +172,7 @@ def test_another_authority_takes_over_while_a_job_runs(
     run = ansible.playbook("flotilla.dask.rotate_certificates", extra_vars=ROTATE)
     assert run.ok, run.problems
     assert cluster.release_job("rotated")["state"] == "finished"
-    assert [path.name for path in directory.glob("ca-*")] == ["ca-2"]
+    assert len(list(directory.glob("ca-*"))) == 1
     address = next(address for address in comm_addresses(hosts) if address.endswith(":8786"))
     authorities = (bundle / "ca.crt").read_text()
     assert talks(address, context_of(authorities, bundle))
