@@ -160,7 +160,7 @@ class SchedulerSide:
             "lost": len(only),
             "lost_bytes": sum(task.nbytes for task in only),
             "gone_for_good": sum(task.run_spec is None for task in only),
-            "lost_names": sorted(str(task.key) for task in only)[:NAMED],
+            "lost_names": [str(task.key) for task in sorted(only, key=_by_weight)[:NAMED]],
             "unfinished": len(unfinished),
             "unfinished_names": sorted(map(str, unfinished))[:NAMED],
         }
@@ -238,6 +238,11 @@ class SchedulerSide:
     def _stimulus(what: str) -> str:
         """The cause that Dask records in its logs and stories."""
         return "flotilla-{0}-{1}".format(what, time.time())
+
+
+def _by_weight(task: t.Any) -> tuple[bool, str]:
+    """What cannot be computed again comes first."""
+    return task.run_spec is not None, str(task.key)
 
 
 async def check_environment(nanny: t.Any) -> None:
