@@ -340,7 +340,9 @@ def scheduler_state(address: str, timeout: float) -> dict[str, t.Any]:
 
     :raises OSError: it doesn't answer in time.
     """
-    identity, versions, said = ask(address, timeout, {"op": "identity", "n_workers": -1}, {"op": "versions"}, ENVIRONMENT)
+    identity, versions, said = ask(
+        address, timeout, {"op": "identity", "n_workers": -1}, {"op": "versions"}, ENVIRONMENT
+    )
     for worker in identity["workers"].values():
         worker["metrics"] = {key: worker["metrics"][key] for key in METRICS if key in worker["metrics"]}
     return {**identity, "versions": versions, **compare_environments(address, timeout, said)}

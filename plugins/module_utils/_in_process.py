@@ -15,6 +15,7 @@ Both answer as operations of the scheduler, ``flotilla_drain`` and ``flotilla_en
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import platform
@@ -141,7 +142,7 @@ class SchedulerSide:
                 break
             elif time.monotonic() >= deadline:
                 reason = "time"
-            elif executing is not None and not self._others(state):
+            elif executing is not None and not self._others():
                 reason = "nowhere"
             elif executing is not None and state.actors and not unfinished:
                 reason = "actors"
@@ -177,30 +178,19 @@ class SchedulerSide:
 
     async def _move(self, address: str, deadline: float) -> None:
         """Gives Dask's own retirement a chance; what came of it is looked at afterwards."""
-        try:
-            await asyncio.wait_for(
-                self.scheduler.retire_workers(
-                    workers=[address], close_workers=False, remove=False, stimulus_id=self._stimulus("drain")
-                ),
-                max(0.0, deadline - time.monotonic()),
-            )
-        except asyncio.TimeoutError:
-            pass
+        retirement = self.scheduler.retire_workers(
+            workers=[address], close_workers=False, remove=False, stimulus_id=self._stimulus("drain")
+        )
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(retirement, max(0.0, deadline - time.monotonic()))
 
     def _only_there(self, state: t.Any) -> list[t.Any]:
         """The tasks whose results are on this worker and on no other that stays."""
-        return [
-            task
-            for task in state.has_what
-            if not any(other is not state and other.status.name in ("running", "paused") for other in task.who_has or ())
-        ]
+        return [task for task in state.has_what if not any(map(_stays, task.who_has or ()))]
 
-    def _others(self, state: t.Any) -> bool:
+    def _others(self) -> bool:
         """Whether there is a worker that takes data, or may do so again."""
-        return any(
-            other is not state and other.status.name in ("running", "paused")
-            for other in self.scheduler.workers.values()
-        )
+        return any(map(_stays, self.scheduler.workers.values()))
 
     def _set_status(self, address: str, status: str) -> None:
         """Changes a worker's status, here at once and there by a message, as ``Scheduler.retire_workers`` does."""
@@ -238,6 +228,11 @@ class SchedulerSide:
     def _stimulus(what: str) -> str:
         """The cause that Dask records in its logs and stories."""
         return "flotilla-{0}-{1}".format(what, time.time())
+
+
+def _stays(state: t.Any) -> bool:
+    """Whether a worker keeps what it has; one that drains doesn't."""
+    return state.status.name in ("running", "paused")
 
 
 def _by_weight(task: t.Any) -> tuple[bool, str]:
@@ -306,9 +301,7 @@ async def _ask(nanny: t.Any, patience: float, **question: t.Any) -> t.Any:
     from distributed.comm import connect
     from distributed.core import send_recv
 
-    comm = await asyncio.wait_for(
-        connect(nanny.scheduler_addr, timeout=patience, **nanny.connection_args), patience
-    )
+    comm = await asyncio.wait_for(connect(nanny.scheduler_addr, timeout=patience, **nanny.connection_args), patience)
     try:
         return await asyncio.wait_for(send_recv(comm, **question), patience)
     finally:

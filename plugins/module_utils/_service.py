@@ -83,19 +83,15 @@ def plan_stop(observed: t.Mapping[str, Observed]) -> Plan:
 
 def diff(steps: Plan, observed: t.Mapping[str, Observed]) -> list[dict[str, str]]:
     """Returns the definitions before and after, in the shape of Ansible's diff mode."""
-    definitions = [
-        {
-            "before_header": name,
-            "after_header": name,
-            "before": observed[name].definition if name in observed else "",
-            "after": steps.write.get(name, ""),
-        }
+    changes = [
+        (name, observed[name].definition if name in observed else "", steps.write.get(name, ""))
         for name in (*steps.write, *steps.remove)
     ]
-    stops = [
-        {"before_header": name, "after_header": name, "before": "running\n", "after": "stopped\n"} for name in steps.stop
+    changes += [(name, "running\n", "stopped\n") for name in steps.stop]
+    return [
+        {"before_header": name, "after_header": name, "before": before, "after": after}
+        for name, before, after in changes
     ]
-    return definitions + stops
 
 
 class Launcher(abc.ABC):

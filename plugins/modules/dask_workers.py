@@ -13,18 +13,18 @@ version_added: 0.1.0
 author:
   - The flotilla.dask contributors (@flotilla)
 description:
-  - Frees workers first, whatever then becomes of them. They take no new tasks, finish those that they execute, and their
-    data moves to the other workers.
-  - Looks whether every one of them is free. If one isn't, because no other worker can take its data or the time is over,
-    the task fails, says which keys would be lost, and all go on as before.
+  - Frees workers first, whatever then becomes of them. They take no new tasks, finish those that they execute, and
+    their data moves to the other workers.
+  - Looks whether every one of them is free. If one isn't, because no other worker can take its data or the time is
+    over, the task fails, says which keys would be lost, and all go on as before.
   - Workers are selected by name, host or group; what any of these selects is meant.
 options:
   state:
     description:
       - With V(retired) they stay connected and idle until their processes start again.
       - With V(restarted) their nannies start new processes, which are waited for.
-      - With V(closed) they and their nannies end. A launcher that keeps them running starts them again at once; to keep a
-        host's workers out use the playbook C(flotilla.dask.drain).
+      - With V(closed) they and their nannies end. A launcher that keeps them running starts them again at once; to keep
+        a host's workers out use the playbook C(flotilla.dask.drain).
     type: str
     choices: [retired, restarted, closed]
     required: true

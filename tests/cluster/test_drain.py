@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A worker that is stopped takes its leave: nothing is lost, or it is said what; and a stranger's software stays out."""
+"""A worker that is stopped loses nothing, or says what; and one with other software than the scheduler's stays out."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import signal
 import time
@@ -44,8 +46,7 @@ def address(cluster: Cluster, name: str) -> str:
 
 def hold(client: Client, cluster: Cluster, name: str, gate: Path) -> t.Any:
     """A task that runs on a worker, and as long as ``gate`` isn't there."""
-    from lab import wait_for_file
-
+    wait_for_file = importlib.import_module("lab").wait_for_file
     started = gate.parent / "started"
     task = client.submit(
         wait_for_file, str(started), str(gate), workers=[address(cluster, name)], allow_other_workers=True, pure=False
@@ -154,24 +155,60 @@ def test_workers_that_stop_together_do_not_take_each_others_word_for_the_data(cl
     del data
 
 
-def test_a_worker_with_other_software_is_refused_and_says_which(cluster: Cluster, ansible: Ansible) -> None:
+@pytest.fixture
+def other_software(cluster: Cluster) -> dict[str, str]:
+    """Variables of a process whose environment isn't the cluster's and has a package more."""
+    metadata = cluster.packages / "elsewhere" / "made_up-2.0.dist-info"
+    metadata.mkdir(parents=True, exist_ok=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: made_up\nVersion: 2.0\n")
+    path = "{0}:{1}".format(metadata.parent, cluster.plan["description"]["environment"]["PYTHONPATH"])
+    return {"FLOTILLA_ENVIRONMENT": "dask-another", "PYTHONPATH": path}
+
+
+def mismatch(cluster: Cluster) -> str:
+    words = "environment dask-another isn't the scheduler's {0}; packages that differ: made-up 2.0 (scheduler: missing)"
+    return words.format(cluster.plan["description"]["environment"]["FLOTILLA_ENVIRONMENT"])
+
+
+def test_a_worker_with_other_software_is_refused_and_says_which(
+    cluster: Cluster, other_software: dict[str, str]
+) -> None:
     cluster.lose(cluster.workers[0])
     written = cluster.log(ONE).stat().st_size
-    (cluster.packages / "elsewhere").mkdir()
-    metadata = cluster.packages / "elsewhere" / "made_up-2.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: made_up\nVersion: 2.0\n")
-    path = "{0}:{1}".format(cluster.packages / "elsewhere", cluster.plan["description"]["environment"]["PYTHONPATH"])
-    process = cluster.launch(ONE, FLOTILLA_ENVIRONMENT="dask-another", PYTHONPATH=path)
-    assert process.wait(SECONDS) == 1
+    assert cluster.launch(ONE, **other_software).wait(SECONDS) == 1
     log = cluster.log(ONE).read_bytes()[written:].decode()
-    theirs = cluster.plan["description"]["environment"]["FLOTILLA_ENVIRONMENT"]
-    assert "refused: environment dask-another isn't the scheduler's {0}; ".format(theirs) in log
-    assert "packages that differ: made-up 2.0 (scheduler: missing)." in log
+    assert "refused: {0}. Run flotilla.dask.site".format(mismatch(cluster)) in log
     assert "Traceback" not in log
+    assert "Start Nanny" not in log
     assert cluster.registered() == {cluster.workers[1]}
 
-    cluster.launch(ONE, FLOTILLA_ENVIRONMENT="dask-another", FLOTILLA_MISMATCH="warn", PYTHONPATH=path)
+    cluster.launch(ONE, **other_software, FLOTILLA_MISMATCH="warn")
     wait_for(lambda: cluster.registered() == set(cluster.workers), SECONDS, "the worker to join")
-    assert "the worker joins, though environment dask-another isn't the scheduler's" in cluster.log(ONE).read_text()
+    assert "the worker joins, though " + mismatch(cluster) in cluster.log(ONE).read_text()
     cluster.kill(ONE)
+
+
+def test_a_client_with_other_software_is_told_which_and_refused(
+    cluster: Cluster, ansible: Ansible, other_software: dict[str, str]
+) -> None:
+    description = dict(cluster.plan["description"])
+    path = Path(cluster.plan["directories"]["description"])
+    options = {"name": "stranger", "function": "lab:square_all", "arguments": [[3]]}
+    try:
+        description["environment"] = {**description["environment"], **other_software}
+        path.write_text(json.dumps(description))
+        state = ansible.info()["cluster"]
+        assert (state["health"], state["reasons"]) == ("degraded", ["this host's " + mismatch(cluster)])
+        assert state["environment"] == cluster.plan["description"]["environment"]["FLOTILLA_ENVIRONMENT"]
+        refused = ansible.job(**options)
+        assert refused["failed"]
+        assert refused["job"]["reason"] == "environment"
+        assert mismatch(cluster) in refused["msg"]
+
+        description["environment"]["FLOTILLA_MISMATCH"] = "warn"
+        path.write_text(json.dumps(description))
+        warned = ansible.job(**options, rerun=True)
+        assert warned["job"]["result"] == {"3": 9}
+        assert mismatch(cluster) in warned["job"]["output"]
+    finally:
+        path.write_text(json.dumps(cluster.plan["description"]))

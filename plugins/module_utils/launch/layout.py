@@ -69,7 +69,8 @@ class Layout:
         return posixpath.join(self.configuration, DESCRIPTION)
 
     def as_dict(self) -> dict[str, t.Any]:
-        names = "software environments bootstrap configuration state spill jobs logs dask_configuration in_process description"
+        names = "software environments bootstrap configuration state spill jobs logs"
+        names += " dask_configuration in_process description"
         paths: dict[str, t.Any] = {name: getattr(self, name) for name in names.split()}
         return {**paths, "own": list(self.own), "parents": list(self.parents)}
 

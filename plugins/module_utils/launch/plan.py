@@ -55,9 +55,9 @@ class Process:
 
     ``name``: unique on the host among the cluster's processes. ``worker``: the name that Dask knows it by, unique in
     the cluster; empty for a scheduler. ``memory_limit``: bytes, or None. ``ports`` and ``listen``: purpose to TCP port,
-    and to the address that it listens on. ``after``: processes of this host that start before it. ``memory_max`` (bytes,
-    or None) and ``tasks_max``: what the launcher lets it and its children have. ``stop_seconds``: how long a stop may
-    take, its drain included.
+    and to the address that it listens on. ``after``: processes of this host that start before it. ``memory_max``
+    (bytes, or None) and ``tasks_max``: what the launcher lets it and its children have. ``stop_seconds``: how long a
+    stop may take, its drain included.
     """
 
     name: str
@@ -81,8 +81,8 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
     :param settings: The collection-wide variables by their names (``dask_cluster_name``, ``dask_worker_groups`` …);
         ``dask_host``: a mapping like ``settings.Host``; ``dask_promised_workers``: the result of ``promised_workers``;
-        ``dask_runs_scheduler`` and ``dask_runs_workers``: whether this host does; ``dask_in_process_digest``: identifies
-        the text of the module that every process preloads.
+        ``dask_runs_scheduler`` and ``dask_runs_workers``: whether this host does; ``dask_in_process_digest``:
+        identifies the text of the module that every process preloads.
     :raises SettingsError: with every value that was refused.
     """
     reader = Reader(settings)

@@ -273,9 +273,7 @@ def read_scheduler_memory(reader: Reader, host: Host) -> int | None:
         return None
     size = reader.memory(variable, DEFAULT_MEMORY if value is None else value, host, 1)
     if host.memory is not None and size > host.memory:
-        reader.refuse(
-            variable, value, "at most the {0} that host {1} has".format(memory.human(host.memory), host.name)
-        )
+        reader.refuse(variable, value, "at most the {0} that host {1} has".format(memory.human(host.memory), host.name))
     return size
 
 

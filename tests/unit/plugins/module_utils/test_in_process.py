@@ -58,7 +58,9 @@ def test_many_packages_that_differ_are_counted() -> None:
 def test_a_mismatch_names_both_environments(difference: str, words: str) -> None:
     said = {"environment": "dask-1", "difference": difference}
     assert describe_mismatch("dask-2", said) == "environment dask-2 isn't the scheduler's dask-1; " + words
-    assert describe_mismatch("", {**said, "environment": ""}).startswith("environment (none) isn't the scheduler's (none)")
+    assert describe_mismatch("", {**said, "environment": ""}).startswith(
+        "environment (none) isn't the scheduler's (none)"
+    )
 
 
 def test_the_packages_of_a_process_have_normal_names_and_python_is_one() -> None:
