@@ -137,7 +137,7 @@ with Client() as client:
 class Scattered:
     """5 MB on one worker, held by a job on the scheduler's host until they are released.
 
-    `work` is the job's directory there, `flags` and `options` say whose cluster it is.
+    `work` is the job's directory there, `flags` and `options` say whose cluster it is. The job goes with the context.
     """
 
     def __init__(
@@ -162,8 +162,13 @@ class Scattered:
         lines = self._job(**self._script(self._worker))["job"]["output"].splitlines()
         before, after = (json.loads(line) for line in lines if line.startswith("{"))
         assert before["on"] == [[before["here"]]]
-        self._job(state="absent")
         return before, after
+
+    def __enter__(self) -> Scattered:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self._job(state="absent")
 
     @staticmethod
     def _script(worker: str) -> dict[str, object]:
