@@ -258,6 +258,74 @@ class Machines:
         return subprocess.run(["docker", *words], check=True, capture_output=True, text=True).stdout
 
 
+# Puts data on the worker that its argument names; prints as JSON where it is, and again when a file releases it.
+SCATTER = """
+import json
+import os
+import sys
+import time
+from distributed import Client
+
+with Client() as client:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    (here,) = [address for address, worker in workers.items() if worker["name"] == sys.argv[1]]
+    data = client.scatter(os.urandom(5_000_000), workers=[here], direct=True)
+    print(json.dumps({"here": here, "on": [list(where) for where in client.who_has().values()]}))
+    with open("scattered", "w"):
+        pass
+    while not os.path.exists("release"):
+        time.sleep(0.1)
+    print(json.dumps({"on": [list(where) for where in client.who_has().values()], "bytes": len(data.result())}))
+"""
+
+
+class Scattered:
+    """5 MB on one worker, held by a job on the scheduler's host until they are released.
+
+    `work` is the job's directory there, `flags` and `options` say whose cluster it is. The job goes with the context.
+    """
+
+    def __init__(
+        self,
+        ansible: Ansible,
+        host: Host,
+        worker: str,
+        work: str = "/var/lib/dask/main/jobs/{}/work",
+        flags: tuple[str, ...] = (),
+        **options: object,
+    ) -> None:
+        self._ansible, self._host, self._flags = ansible, host, flags
+        self._options = {"name": f"scattered-to-{worker}", **options}
+        self._work = work.format(self._options["name"])
+        self._job(state="submitted", **self._script(worker))
+        self._worker = worker
+        wait_until(lambda: bool(host.file(f"{self._work}/scattered").exists), "the data is on the worker")
+
+    def release(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the job saw: `here`, the worker's address, `on`, where the data is; and that again, with its `bytes`."""
+        self._host.check_output(f"touch {self._work}/release")
+        lines = self._job(**self._script(self._worker))["job"]["output"].splitlines()
+        before, after = (json.loads(line) for line in lines if line.startswith("{"))
+        assert before["on"] == [[before["here"]]]
+        return before, after
+
+    def __enter__(self) -> Scattered:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self._job(state="absent")
+
+    @staticmethod
+    def _script(worker: str) -> dict[str, object]:
+        return {"script": "scatter.py", "content": SCATTER, "arguments": [worker]}
+
+    def _job(self, **options: object) -> Result:
+        arguments = {**self._options, **options}
+        (result,) = self._ansible.module("scheduler", "flotilla.dask.dask_job", *self._flags, **arguments).values()
+        assert not result.get("failed"), result["msg"]
+        return result
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
     """Waits for a condition, and fails in words if it does not come true within `timeout` seconds."""
     end = time.monotonic() + timeout

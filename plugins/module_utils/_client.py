@@ -38,21 +38,7 @@ class SchedulerWatch:
     def __enter__(self) -> SchedulerWatch:
         task = ["watch", self.cluster["scheduler"], str(self.timeout)]
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8")
-        try:
-            self._process = subprocess.Popen(
-                [self.cluster["python"], "-c", environment_side(), *task],
-                env={**os.environ, **environment(self.cluster)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                text=True,
-            )
-        except OSError as error:
-            raise DaskError(
-                "The environment of cluster '{0}' is gone ({1}). Run flotilla.dask.site to install it.".format(
-                    self.cluster["cluster"], error
-                )
-            ) from error
+        self._process = _start(self.cluster, task, self._errors)
         return self
 
     def __exit__(self, *_details: object) -> None:
@@ -61,7 +47,7 @@ class SchedulerWatch:
         self._errors.close()
 
     def state(self) -> dict[str, t.Any]:
-        """Returns what ``distributed.Scheduler.identity`` returns, for all workers, with ``versions`` added.
+        """Returns what ``_environment_side.scheduler_state`` does: who the scheduler is, its workers and its software.
 
         :raises UnreachableError: nothing answers there, or not in time.
         :raises DaskError: the environment doesn't work.
@@ -73,22 +59,66 @@ class SchedulerWatch:
             answer = answers.readline()
         except BrokenPipeError:
             answer = ""
-        if not answer:
-            self._errors.seek(0)
-            last = (self._errors.read().strip().splitlines() or ["it said nothing"])[-1]
-            raise DaskError(
-                "{0} cannot ask the scheduler ({1}). Run flotilla.dask.site to repair the environment.".format(
-                    self.cluster["python"], last
-                )
-            )
-        state: dict[str, t.Any] = json.loads(answer)
-        if "unreachable" in state:
-            raise UnreachableError(
-                "No scheduler answers at {0} within {1:g} s ({2}).".format(
-                    self.cluster["scheduler"], self.timeout, state["unreachable"]
-                )
-            )
+        state: dict[str, t.Any] = _read(self.cluster, self.timeout, answer, self._errors)
         return state
+
+
+def ask_scheduler(cluster: Description, timeout: float, question: dict[str, t.Any]) -> t.Any:
+    """Returns the scheduler's answer to one of its operations.
+
+    :param timeout: Seconds for the connection and again for the answer.
+    :raises UnreachableError: nothing answers there, or not in time.
+    :raises DaskError: the environment doesn't work, or the scheduler doesn't know the question.
+    """
+    with tempfile.TemporaryFile(mode="w+", encoding="utf-8") as errors:
+        process = _start(cluster, ["ask", cluster["scheduler"], str(timeout), json.dumps(question)], errors)
+        answer = _read(cluster, timeout, process.communicate()[0], errors)
+    if answer is None:
+        raise DaskError(
+            "The scheduler doesn't know the operation '{0}'. Run flotilla.dask.site to bring it up to date.".format(
+                question["op"]
+            )
+        )
+    return answer
+
+
+def _start(cluster: Description, task: list[str], errors: t.IO[str]) -> subprocess.Popen[str]:
+    """Runs ``_environment_side`` in the cluster's environment. :raises DaskError: there is none."""
+    try:
+        return subprocess.Popen(
+            [cluster["python"], "-c", environment_side(), *task],
+            env={**os.environ, **environment(cluster)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    except OSError as error:
+        raise DaskError(
+            "The environment of cluster '{0}' is gone ({1}). Run flotilla.dask.site to install it.".format(
+                cluster["cluster"], error
+            )
+        ) from error
+
+
+def _read(cluster: Description, timeout: float, answer: str, errors: t.IO[str]) -> t.Any:
+    """Returns what ``_environment_side`` answered. :raises DaskError: as ``ask_scheduler``."""
+    if not answer:
+        errors.seek(0)
+        last = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
+        raise DaskError(
+            "{0} cannot ask the scheduler ({1}). Run flotilla.dask.site to repair the environment.".format(
+                cluster["python"], last
+            )
+        )
+    content = json.loads(answer)
+    if isinstance(content, dict) and "unreachable" in content:
+        raise UnreachableError(
+            "No scheduler answers at {0} within {1:g} s ({2}).".format(
+                cluster["scheduler"], timeout, content["unreachable"]
+            )
+        )
+    return content
 
 
 def environment_side() -> str:

@@ -7,7 +7,7 @@
 It is handed over as text, so it imports nothing of the collection. As ``job DIRECTORY`` it is a job's own process,
 started detached: it outlives the play, keeps the job's record up to date, and starts the work afresh when the
 scheduler, which keeps everything in memory, was lost meanwhile. As ``watch ADDRESS SECONDS`` it tells a module how a
-scheduler is.
+scheduler is, and as ``ask ADDRESS SECONDS QUESTION`` what it answers.
 
 Files in a job's directory: ``specification.json`` (what to do), ``state.json`` (how it stands), ``result.json`` (what
 the function returned), ``output.log``, ``work/`` (the working directory).
@@ -36,12 +36,13 @@ LAST_LINES = 20
 WHO = {"op": "identity", "n_workers": 0}
 PROGRESS = {"op": "get_task_prefix_states"}
 RENEWAL = "the playbook flotilla.dask.site renews certificates"
+ENVIRONMENT = {"op": "flotilla_environment"}
 METRICS = ("memory", "spilled_bytes", "task_counts")
 """What is told of a worker's many metrics."""
 
 
 class JobFailedError(Exception):
-    """The job failed. ``reason``: import, error, exit, result, timeout or scheduler."""
+    """The job failed. ``reason``: import, error, exit, result, timeout, scheduler or environment."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -104,6 +105,7 @@ class Runner:
             self._check_limits()
             try:
                 self.scheduler = scheduler_id(self.address, min(patience, ANSWER_SECONDS))
+                self._check_environment(min(patience, ANSWER_SECONDS))
                 return
             except OSError as error:
                 if time.monotonic() >= end:
@@ -112,6 +114,19 @@ class Runner:
                         "No scheduler answers at {0} within {1:g} s ({2}).".format(self.address, patience, error),
                     ) from error
             self.cancelled.wait(0.2)
+
+    def _check_environment(self, timeout: float) -> None:
+        """Refuses to be a client with other software than the scheduler's, or says so where that is allowed."""
+        difference = scheduler_environment(self.address, timeout)["difference"]
+        if not difference:
+            return
+        words = "The software on this host differs: {0}.".format(difference)
+        if os.environ.get("FLOTILLA_MISMATCH") != "warn":
+            raise JobFailedError(
+                "environment", words + " Run flotilla.dask.site, or set dask_environment_mismatch to warn."
+            )
+        sys.stdout.write(words + "\n")
+        sys.stdout.flush()
 
     def _work(self, work: t.Callable[[], t.Any]) -> None:
         try:
@@ -330,15 +345,38 @@ def scheduler_id(address: str, timeout: float) -> str:
     return str(ask(address, timeout, WHO)[0]["id"])
 
 
-def scheduler_state(address: str, timeout: float) -> dict[str, t.Any]:
-    """Returns the scheduler's identity with all workers, their metrics as far as they are told, and ``versions``.
+def scheduler_environment(address: str, timeout: float) -> dict[str, str]:
+    """Returns the ``environment`` of a scheduler, and in words as ``difference`` how this process's isn't the same.
+
+    Both are empty for a scheduler that doesn't know, and the difference is for a process that has none to compare.
 
     :raises OSError: it doesn't answer in time.
     """
-    identity, versions = ask(address, timeout, {"op": "identity", "n_workers": -1}, {"op": "versions"})
+    return compare_environments(address, timeout, ask(address, timeout, ENVIRONMENT)[0])
+
+
+def compare_environments(address: str, timeout: float, said: dict[str, str] | None) -> dict[str, str]:
+    """As ``scheduler_environment``, for a scheduler that has said which one it has."""
+    mine = os.environ.get("FLOTILLA_ENVIRONMENT", "")
+    if said is None or mine in ("", said["environment"]):
+        return {"environment": said["environment"] if said else "", "difference": ""}
+    in_process = importlib.import_module("flotilla_in_process")
+    [said] = ask(address, timeout, {**ENVIRONMENT, "packages": in_process.installed_packages()})
+    return {"environment": said["environment"], "difference": in_process.describe_mismatch(mine, said)}
+
+
+def scheduler_state(address: str, timeout: float) -> dict[str, t.Any]:
+    """Returns the scheduler's identity with all workers, their metrics as far as they are told, ``versions``, and what
+    ``scheduler_environment`` returns.
+
+    :raises OSError: it doesn't answer in time.
+    """
+    identity, versions, said = ask(
+        address, timeout, {"op": "identity", "n_workers": -1}, {"op": "versions"}, ENVIRONMENT
+    )
     for worker in identity["workers"].values():
         worker["metrics"] = {key: worker["metrics"][key] for key in METRICS if key in worker["metrics"]}
-    return {**identity, "versions": versions}
+    return {**identity, "versions": versions, **compare_environments(address, timeout, said)}
 
 
 def watch(address: str, timeout: float) -> None:
@@ -352,8 +390,19 @@ def watch(address: str, timeout: float) -> None:
         sys.stdout.flush()
 
 
+def answer(address: str, timeout: float, question: str) -> None:
+    """Writes a scheduler's answer to a question, both JSON, or why it is unreachable."""
+    try:
+        [said] = ask(address, timeout, json.loads(question))
+    except OSError as error:
+        said = {"unreachable": str(error)}
+    sys.stdout.write(json.dumps(said) + "\n")
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "job":
         Runner(sys.argv[2]).run()
+    elif sys.argv[1] == "ask":
+        answer(sys.argv[2], float(sys.argv[3]), sys.argv[4])
     else:
         watch(sys.argv[2], float(sys.argv[3]))

@@ -49,9 +49,10 @@ class Plan:
     enable: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.write or self.remove or self.enable or self.start or self.restart)
+        return bool(self.write or self.remove or self.enable or self.start or self.restart or self.stop)
 
 
 def plan(wanted: t.Sequence[Wanted], observed: t.Mapping[str, Observed], restart_all: bool = False) -> Plan:
@@ -75,17 +76,21 @@ def plan(wanted: t.Sequence[Wanted], observed: t.Mapping[str, Observed], restart
     )
 
 
+def plan_stop(observed: t.Mapping[str, Observed]) -> Plan:
+    """Returns how to stop all that runs, and leave its definition for the next start."""
+    return Plan(stop=tuple(sorted(name for name, state in observed.items() if state.running)))
+
+
 def diff(steps: Plan, observed: t.Mapping[str, Observed]) -> list[dict[str, str]]:
     """Returns the definitions before and after, in the shape of Ansible's diff mode."""
-    names = list(steps.write) + list(steps.remove)
+    changes = [
+        (name, observed[name].definition if name in observed else "", steps.write.get(name, ""))
+        for name in (*steps.write, *steps.remove)
+    ]
+    changes += [(name, "running\n", "stopped\n") for name in steps.stop]
     return [
-        {
-            "before_header": name,
-            "after_header": name,
-            "before": observed[name].definition if name in observed else "",
-            "after": steps.write.get(name, ""),
-        }
-        for name in names
+        {"before_header": name, "after_header": name, "before": before, "after": after}
+        for name, before, after in changes
     ]
 
 

@@ -27,6 +27,12 @@ options:
     description:
       - How many workers make the cluster healthy, where it is not to be the number that the plan promised.
     type: int
+  hosts:
+    description:
+      - Inventory names of hosts. Only the workers that the plan promised on them decide the health, where it is not to
+        be all.
+    type: list
+    elements: str
   timeout:
     description: Seconds within which the scheduler has to answer.
     type: float
@@ -45,6 +51,11 @@ EXAMPLES = r"""
 - name: Wait until all planned workers of cluster main are there
   flotilla.dask.dask_cluster_info:
     cluster: main
+    wait: 60
+
+- name: Wait until the workers of this host are back
+  flotilla.dask.dask_cluster_info:
+    hosts: ["{{ inventory_hostname }}"]
     wait: 60
 """
 
@@ -88,6 +99,12 @@ cluster:
     versions:
       description: The scheduler's versions of Python and of the packages that have to be the same everywhere.
       type: dict
+      returned: if the scheduler answers
+    environment:
+      description:
+        - Name and fingerprint of the scheduler's software. If this host's isn't the same, RV(cluster.reasons) tells
+          which packages differ.
+      type: str
       returned: if the scheduler answers
     promised:
       description: How many workers the plan promised.
@@ -165,9 +182,13 @@ from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskE
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
 
 
-def cluster_state(cluster: Description, watch: SchedulerWatch, workers: int | None) -> dict[str, t.Any]:
+def cluster_state(
+    cluster: Description, watch: SchedulerWatch, workers: int | None, hosts: list[str] | None
+) -> dict[str, t.Any]:
     """Returns what this module returns as ``cluster``."""
     promised = cluster["workers"] if workers is None else []
+    if hosts is not None:
+        promised = [each for each in promised if each["host"] in hosts]
     number = len(promised) if workers is None else workers
     state: dict[str, t.Any] = {
         "name": cluster["cluster"],
@@ -181,7 +202,13 @@ def cluster_state(cluster: Description, watch: SchedulerWatch, workers: int | No
         reason = "{0} On its host, '{1}' shows the log.".format(error, cluster["logs"])
         return {**state, "health": "unreachable", "reasons": [reason], "summary": "unreachable: " + reason}
     found = _health.workers(identity, time.time())
-    reasons = _health.degradations(found, promised)
+    decisive = found
+    if hosts is not None:
+        names = {each["name"] for each in promised}
+        decisive = [worker for worker in found if worker["name"] in names]
+    reasons = _health.degradations(decisive, promised)
+    if identity["difference"]:
+        reasons.append("this host's {0}".format(identity["difference"]))
     if workers is not None and len(found) < workers:
         reasons.append("{0} workers, {1} asked for".format(len(found), workers))
     health = "degraded" if reasons else "healthy"
@@ -193,6 +220,7 @@ def cluster_state(cluster: Description, watch: SchedulerWatch, workers: int | No
         "summary": _health.summary(health, found, number),
         "started": identity["started"],
         "versions": identity["versions"],
+        "environment": identity["environment"],
         "unplanned": [worker["name"] for worker in found if worker["name"] not in planned],
         "workers": found,
     }
@@ -205,8 +233,10 @@ def main() -> None:
             "home": {"type": "str", "default": ""},
             "wait": {"type": "float", "default": 0},
             "workers": {"type": "int"},
+            "hosts": {"type": "list", "elements": "str"},
             "timeout": {"type": "float", "default": 5},
         },
+        mutually_exclusive=[("workers", "hosts")],
         supports_check_mode=True,
     )
     options: dict[str, t.Any] = module.params
@@ -214,7 +244,7 @@ def main() -> None:
 
     def healthy() -> bool:
         state.clear()
-        state.update(cluster_state(description, watch, options["workers"]))
+        state.update(cluster_state(description, watch, options["workers"], options["hosts"]))
         return bool(state["health"] == "healthy")
 
     try:

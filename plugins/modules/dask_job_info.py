@@ -59,7 +59,8 @@ jobs:
       returned: always
     reason:
       description:
-        - For a job that failed, V(import), V(error), V(exit), V(result), V(timeout), V(scheduler) or V(lost).
+        - For a job that failed, V(import), V(error), V(exit), V(result), V(timeout), V(scheduler),
+          V(environment) or V(lost).
       type: str
       returned: always
     message:

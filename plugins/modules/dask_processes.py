@@ -55,9 +55,10 @@ options:
   state:
     description:
       - With V(started) exactly the given processes run, now and after a reboot.
+      - With V(stopped) no process of this kind runs. Their definitions stay, and a reboot starts them again.
       - With V(absent) no process of this kind is left, nor a definition of one.
     type: str
-    choices: [started, absent]
+    choices: [started, stopped, absent]
     default: started
 extends_documentation_fragment:
   - flotilla.dask.attributes
@@ -94,6 +95,11 @@ restarted:
   returned: success
   type: list
   elements: str
+stopped:
+  description: Names of the processes that were stopped.
+  returned: success
+  type: list
+  elements: str
 removed:
   description: Names of the processes that were removed.
   returned: success
@@ -112,6 +118,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     check_ports,
     diff,
     plan,
+    plan_stop,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.supervisor import Supervisor
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.systemd import Systemd
@@ -126,7 +133,7 @@ def choose_launcher(options: dict[str, t.Any]) -> Launcher:
 
 
 def wanted_processes(options: dict[str, t.Any]) -> list[Wanted]:
-    if options["state"] == "absent":
+    if options["state"] != "started":
         return []
     return [
         Wanted(
@@ -143,7 +150,10 @@ def run_processes(options: dict[str, t.Any], check_mode: bool) -> dict[str, t.An
     launcher = choose_launcher(options)
     wanted = wanted_processes(options)
     observed = launcher.observe()
-    steps = plan(wanted, observed, restart_all=launcher.outdated())
+    if options["state"] == "stopped":
+        steps = plan_stop(observed)
+    else:
+        steps = plan(wanted, observed, restart_all=launcher.outdated())
     check_ports(wanted, observed, steps)
     if steps and not check_mode:
         launcher.apply(steps)
@@ -151,6 +161,7 @@ def run_processes(options: dict[str, t.Any], check_mode: bool) -> dict[str, t.An
         "changed": bool(steps),
         "started": list(steps.start),
         "restarted": list(steps.restart),
+        "stopped": list(steps.stop),
         "removed": list(steps.remove),
         "diff": diff(steps, observed),
     }
@@ -167,7 +178,7 @@ def main() -> None:
             "template": {"type": "path"},
             "daemon_template": {"type": "path"},
             "daemon_definition": {"type": "str", "default": ""},
-            "state": {"type": "str", "choices": ["started", "absent"], "default": "started"},
+            "state": {"type": "str", "choices": ["started", "stopped", "absent"], "default": "started"},
         },
         supports_check_mode=True,
     )

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._environment_side import scheduler_state
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import IN_PROCESS, launch_plan, promised_workers
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
@@ -102,25 +103,38 @@ class Cluster:
     def install(self) -> None:
         """Writes what the roles write."""
         directories = self.plan["directories"]
-        for path in (directories["configuration"], *self.plan["writable"], directories["logs"], str(self.packages)):
+        made = (directories["in_process"], *self.plan["writable"], directories["logs"], str(self.packages))
+        for path in made:
             os.makedirs(path, exist_ok=True)
+        module = Path(directories["in_process"], IN_PROCESS + ".py")
+        module.write_text(Path(_in_process.__file__).read_text())
         Path(directories["dask_configuration"]).write_text(json.dumps(self.plan["configuration"]))
         Path(directories["description"]).write_text(json.dumps(self.plan["description"]))
+
+    def log(self, name: str) -> Path:
+        """The file that a process of the plan writes its output to."""
+        return Path(self.plan["directories"]["logs"], name + ".log")
+
+    def launch(self, name: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Starts a process of the plan, with other environment variables if so asked."""
+        process = next(process for process in self.plan["processes"] if process["name"] == name)
+        with self.log(name).open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                process["argv"],
+                env={**os.environ, **process["environment"], **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self.running[name]
 
     def start(self) -> None:
         """Starts whatever doesn't run, and waits until all workers have registered."""
         for process in self.plan["processes"]:
             name = process["name"]
             if name not in self.running or self.running[name].poll() is not None:
-                with open(os.path.join(self.plan["directories"]["logs"], name + ".log"), "ab") as log:
-                    self.running[name] = subprocess.Popen(
-                        process["argv"],
-                        env={**os.environ, **process["environment"]},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        start_new_session=True,
-                    )
+                self.launch(name)
         wait_for(lambda: self.registered() == set(self.workers), SECONDS, "the workers to register")
 
     def registered(self) -> set[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from testbed import Ansible, Hosts, Run
+from testbed import Ansible, Hosts, Run, Scattered
 
 SMALL = {
     "name": "small",
@@ -125,6 +125,22 @@ def test_ordinary_user_runs_a_second_cluster_under_supervisor_beside_the_first(a
     assert hosts["worker1"].check_output("pgrep --full --list-full --euid operator dask_worker").count("worker1-own-0")
     unnamed = ansible.module("scheduler", "flotilla.dask.dask_cluster_info", "-e", "ansible_become=false")["scheduler"]
     assert "several clusters (main, second)" in unnamed["msg"]
+
+    root = "/home/operator/.dask/second"
+    with Scattered(
+        ansible,
+        hosts["scheduler"],
+        "worker1-own-0",
+        work=root + "/var/jobs/{}/work",
+        flags=("-e", "ansible_become=false"),
+        cluster="second",
+    ) as held:
+        stop = f"{root}/opt/bootstrap/bin/supervisorctl -c {root}/etc/supervisord.conf stop worker-own-0"
+        hosts["worker1"].check_output(stop)
+        log = hosts["worker1"].file(f"{root}/var/logs/worker-own-0.log").content_string
+        assert "drained: 1 keys, 5.0 MB moved in " in log
+        before, after = held.release()
+    assert (after["bytes"], before["here"] in after["on"][0]) == (5_000_000, False)
 
     removed = ansible.playbook("flotilla.dask.teardown", extra_vars=SECOND)
     assert removed.ok, removed.problems

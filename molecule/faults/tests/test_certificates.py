@@ -112,7 +112,8 @@ def test_a_bundle_makes_a_client_connect_by_itself(bundle: Path) -> None:
 def test_a_user_without_a_certificate_is_told_how_to_get_one(ansible: Ansible, bundle: Path, hosts: Hosts) -> None:
     def asked() -> dict[str, Any]:
         result = ansible.module("scheduler", "flotilla.dask.dask_cluster_info", "-e", "ansible_become=false")
-        return result["scheduler"]["cluster"]
+        state: dict[str, Any] = result["scheduler"]["cluster"]
+        return state
 
     assert "flotilla.dask.client" in asked()["reasons"][0]
     configuration = "/home/operator/.config/dask"

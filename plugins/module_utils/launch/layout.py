@@ -70,12 +70,17 @@ class Layout:
         return posixpath.join(self.configuration, "dask.yaml")
 
     @property
+    def in_process(self) -> str:
+        """On the path of every process; what is in there is imported by name, as Dask would copy a preloaded file."""
+        return posixpath.join(self.configuration, "python")
+
+    @property
     def description(self) -> str:
         return posixpath.join(self.configuration, DESCRIPTION)
 
     def as_dict(self) -> dict[str, t.Any]:
         names = "software environments bootstrap configuration state spill jobs logs authorities identity"
-        names += " dask_configuration description"
+        names += " dask_configuration in_process description"
         paths: dict[str, t.Any] = {name: getattr(self, name) for name in names.split()}
         return {**paths, "own": list(self.own), "parents": list(self.parents)}
 

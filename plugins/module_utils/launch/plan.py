@@ -25,10 +25,26 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings impo
     read_cluster,
     read_environment,
     read_groups,
+    read_scheduler_memory,
 )
 
 ACCOUNT = "dask"
 """The account that runs processes of scope ``system``."""
+
+IN_PROCESS = "flotilla_in_process"
+"""The module that every process preloads: ``module_utils/_in_process.py``, as it is called where it is installed."""
+
+STOP_MARGIN = 30
+"""Seconds that a launcher gives a process to stop, beyond those for its drain."""
+
+BURST_SHARE, BURST_LEAST = 4, 256 * 2**20
+"""Room above a worker's memory limit, for its nanny and for what a task allocates before the nanny sees it: a share of
+the limit (one in four), and at least so many bytes."""
+
+TASKS = 1024
+TASKS_PER_THREAD = 128
+"""Threads and processes of a unit: far more than Dask needs, as each of a worker's threads may bring a pool of its own
+for every core, and far fewer than make a host unusable."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,9 @@ class Process:
 
     ``name``: unique on the host among the cluster's processes. ``worker``: the name that Dask knows it by, unique in
     the cluster; empty for a scheduler. ``memory_limit``: bytes, or None. ``ports`` and ``listen``: purpose to TCP port,
-    and to the address that it listens on. ``after``: processes of this host that start before it.
+    and to the address that it listens on. ``after``: processes of this host that start before it. ``memory_max``
+    (bytes, or None) and ``tasks_max``: what the launcher lets it and its children have. ``stop_seconds``: how long a
+    stop may take, its drain included.
     """
 
     name: str
@@ -51,6 +69,9 @@ class Process:
     memory_limit: int | None
     local_directory: str
     after: tuple[str, ...]
+    memory_max: int | None
+    tasks_max: int
+    stop_seconds: int
 
 
 def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -58,7 +79,8 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
     :param settings: The collection-wide variables by their names (``dask_cluster_name``, ``dask_worker_groups`` …);
         ``dask_host``: a mapping like ``settings.Host``; ``dask_promised_workers``: the result of ``promised_workers``;
-        ``dask_runs_scheduler`` and ``dask_runs_workers``: whether this host does.
+        ``dask_runs_scheduler`` and ``dask_runs_workers``: whether this host does; ``dask_in_process_digest``:
+        identifies the text of the module that every process preloads.
     :raises SettingsError: with every value that was refused.
     """
     reader = Reader(settings)
@@ -66,6 +88,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     cluster = read_cluster(reader)
     environment = read_environment(reader)
     runs_scheduler = bool(settings.get("dask_runs_scheduler", False))
+    scheduler_memory = read_scheduler_memory(reader, host) if runs_scheduler else None
     groups = read_groups(reader, host) if settings.get("dask_runs_workers", False) else []
     scope = _scope(cluster, host)
     launcher = _launcher(cluster, host, scope)
@@ -86,16 +109,19 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "DASK_CONFIG": place.dask_configuration,
         "FLOTILLA_CONFIGURATION": digest(configuration),
         "FLOTILLA_ENVIRONMENT": _generation(environment),
-        **({"PYTHONPATH": plugins} if plugins else {}),
+        "FLOTILLA_IN_PROCESS": str(settings.get("dask_in_process_digest", "")),
+        "PYTHONPATH": ":".join((plugins, place.in_process) if plugins else (place.in_process,)),
     }
+    # Not the scheduler's, which need not restart, and lose everything, because of it.
+    joining = {**common, "FLOTILLA_MISMATCH": cluster.environment_mismatch}
     python = posixpath.join(prefix, "bin/python")
     # Dask reads certificates when a process starts, so that other ones have to restart it.
     started_with = {"FLOTILLA_CERTIFICATES": digest([host.authorities, host.certificate])} if cluster.tls else {}
     processes = []
     if runs_scheduler:
-        processes.append(_scheduler(cluster, host, python, {**common, **started_with}, place))
+        processes.append(_scheduler(cluster, host, python, {**common, **started_with}, place, scheduler_memory))
     for group in groups:
-        processes.extend(_workers(cluster, group, host, python, {**common, **started_with}, place, runs_scheduler))
+        processes.extend(_workers(cluster, group, host, python, {**joining, **started_with}, place, runs_scheduler))
 
     spill = {process.local_directory for process in processes}
     user = ACCOUNT if scope == "system" else host.user
@@ -123,7 +149,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "scheduler": address,
             "dashboard": _dashboard(cluster, host) if runs_scheduler else "",
             "python": python,
-            "environment": common,
+            "environment": joining,
             "identity": place.identity if cluster.tls else "",
             "user": user,
             "jobs": place.jobs,
@@ -222,12 +248,19 @@ def _module(python: str, module: str) -> tuple[str, ...]:
     return (python, "-m", "distributed.cli." + module)
 
 
-def _scheduler(cluster: Cluster, host: Host, python: str, common: t.Mapping[str, str], place: Layout) -> Process:
+def _scheduler(
+    cluster: Cluster,
+    host: Host,
+    python: str,
+    common: t.Mapping[str, str],
+    place: Layout,
+    memory_max: int | None,
+) -> Process:
     argv = _module(python, "dask_scheduler")
     argv += ("--protocol", _protocol(cluster))
     argv += ("--host", cluster.scheduler_host, "--port", str(cluster.scheduler_port))
     argv += ("--dashboard-address", _authority(host.http_address, cluster.scheduler_dashboard_port))
-    for module in cluster.scheduler_preload:
+    for module in (IN_PROCESS, *cluster.scheduler_preload):
         argv += ("--preload", module)
     return Process(
         name="scheduler",
@@ -241,6 +274,9 @@ def _scheduler(cluster: Cluster, host: Host, python: str, common: t.Mapping[str,
         memory_limit=None,
         local_directory=place.spill,
         after=(),
+        memory_max=memory_max,
+        tasks_max=TASKS,
+        stop_seconds=STOP_MARGIN,
     )
 
 
@@ -256,6 +292,10 @@ def _workers(
     limit = memory.share(group.memory, group.processes)
     # A directory of the cluster's own below what the user named, as it changes owner and goes with the cluster.
     own = "dask-" + cluster.name
+    environment = _environment(
+        {**common, "FLOTILLA_DRAIN_SECONDS": str(cluster.drain_seconds)},
+        group.environment,
+    )
     local_directory = posixpath.join(group.local_directory, own) if group.local_directory else place.spill
     for index in range(group.processes):
         ports = {kind: first + index for kind, first in group.ports.items()}
@@ -267,7 +307,8 @@ def _workers(
         argv += ("--local-directory", local_directory)
         if group.resources:
             argv += ("--resources", " ".join("{0}={1}".format(*item) for item in sorted(group.resources.items())))
-        for module in group.preload:
+        argv += ("--preload-nanny", IN_PROCESS)
+        for module in (IN_PROCESS, *group.preload):
             argv += ("--preload", module)
         yield Process(
             name="worker-{0}-{1}".format(group.name, index),
@@ -275,12 +316,15 @@ def _workers(
             worker=worker,
             group=group.name,
             argv=argv,
-            environment=_environment(common, group.environment),
+            environment=environment,
             ports=ports,
             listen={"worker": host.address, "nanny": host.address, "dashboard": host.http_address},
             memory_limit=limit,
             local_directory=local_directory,
             after=("scheduler",) if beside_scheduler else (),
+            memory_max=limit + max(limit // BURST_SHARE, BURST_LEAST),
+            tasks_max=TASKS + TASKS_PER_THREAD * group.threads,
+            stop_seconds=cluster.drain_seconds + STOP_MARGIN,
         )
 
 

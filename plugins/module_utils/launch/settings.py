@@ -20,6 +20,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 LAUNCHERS = ("auto", "systemd", "supervisor")
 SCOPES = ("auto", "system", "user")
 METHODS = ("venv", "existing")
+MISMATCHES = ("refuse", "warn")
+LONGEST_DRAIN = 24 * 3600
 PORT_KINDS = ("worker", "nanny", "dashboard")
 FIRST_PORT, LAST_PORT = 1024, 65535
 DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
@@ -114,6 +116,8 @@ class Cluster:
     scheduler_environment: t.Mapping[str, str]
     scheduler_preload: tuple[str, ...]
     configuration: t.Mapping[str, t.Any]
+    drain_seconds: int
+    environment_mismatch: str
 
 
 class Reader:
@@ -261,7 +265,28 @@ def read_cluster(reader: Reader) -> Cluster:
         scheduler_environment=reader.environment("dask_scheduler_environment", get("dask_scheduler_environment")),
         scheduler_preload=reader.strings("dask_scheduler_preload", get("dask_scheduler_preload"), _PRELOAD),
         configuration=reader.mapping("dask_configuration", get("dask_configuration")),
+        drain_seconds=reader.integer(
+            "dask_drain_seconds", get("dask_drain_seconds", 60), 0, LONGEST_DRAIN, "a number of seconds"
+        ),
+        environment_mismatch=reader.choice(
+            "dask_environment_mismatch", get("dask_environment_mismatch", "refuse"), MISMATCHES
+        ),
     )
+
+
+def read_scheduler_memory(reader: Reader, host: Host) -> int | None:
+    """Reads ``dask_scheduler_memory``; problems stay with ``reader``.
+
+    :return: Bytes; None for the default where the host's memory isn't known.
+    """
+    variable = "dask_scheduler_memory"
+    value = reader.settings.get(variable)
+    if value is None and host.memory is None:
+        return None
+    size = reader.memory(variable, DEFAULT_MEMORY if value is None else value, host, 1)
+    if host.memory is not None and size > host.memory:
+        reader.refuse(variable, value, "at most the {0} that host {1} has".format(memory.human(host.memory), host.name))
+    return size
 
 
 def read_groups(reader: Reader, host: Host) -> list[WorkerGroup]:
@@ -308,7 +333,7 @@ def read_environment(reader: Reader) -> Environment:
 _KEYS = ("name", "processes", "threads", "memory", "ports", "resources", "environment", "preload", "local_directory")
 _PRELOAD = "a module such as package.module, or the path of a Python file"
 DEFAULT_MEMORY = 0.75
-"""Fraction of the host's memory that a group gets when it doesn't say."""
+"""Fraction of the host's memory that a group, or the scheduler, gets when it doesn't say."""
 
 
 def _read_group(reader: Reader, variable: str, value: t.Any, host: Host) -> WorkerGroup:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     Launcher,
@@ -26,6 +27,8 @@ NO_DAEMON = 4
 NOT_ALL_RUNNING = 3
 START_SECONDS = 30
 STOP_SECONDS = 120
+STOPS_AT_ONCE = 32
+SCHEDULER = "scheduler"
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER")
 
 
@@ -55,6 +58,10 @@ class Supervisor(Launcher):
         return {name: Observed(definition=read_text(self._path(name)) or "", running=name in running) for name in names}
 
     def apply(self, steps: Plan) -> None:
+        # What drains does so at the same time, where supervisor would stop one after the other.
+        self._stop(*steps.stop, *steps.restart, *steps.remove)
+        if steps == Plan(stop=steps.stop):
+            return
         for directory in (self.programs, self.logs):
             os.makedirs(directory, exist_ok=True)
         for name, definition in steps.write.items():
@@ -80,11 +87,19 @@ class Supervisor(Launcher):
                 self._control("start", *stopped)
 
     def _stop_daemon(self) -> None:
-        """Stops the daemon with all its programs, and waits until it is gone."""
-        if self._running() is not None:
+        """Stops the daemon with all its programs, workers before their scheduler, and waits until it is gone."""
+        running = self._running()
+        if running is not None:
             pid = int(read_text(self.pid_file) or 0)
+            self._stop(*(name for name in running if name != SCHEDULER))
             self._control("shutdown")
             wait_for(lambda: not os.path.exists("/proc/{0}".format(pid)), STOP_SECONDS, "supervisord to stop")
+
+    def _stop(self, *names: str) -> None:
+        """Stops those that run of some programs at once, and waits until they have."""
+        running = self._running() or set()
+        with ThreadPoolExecutor(STOPS_AT_ONCE) as pool:
+            list(pool.map(lambda name: self._control("stop", name), [name for name in names if name in running]))
 
     def _path(self, name: str) -> str:
         return os.path.join(self.programs, name + ".conf")

@@ -47,6 +47,8 @@ class Systemd(Launcher):
         }
 
     def apply(self, steps: Plan) -> None:
+        if steps.stop:
+            run(["systemctl", "stop", *map(self._unit, steps.stop)])
         if steps.remove:
             run(["systemctl", "disable", "--now", *map(self._unit, steps.remove)])
             for name in steps.remove:

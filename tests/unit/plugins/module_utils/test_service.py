@@ -22,6 +22,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     check_ports,
     diff,
     plan,
+    plan_stop,
     read_text,
     run,
     write_text,
@@ -43,6 +44,8 @@ def carried_out(steps: Plan, observed: t.Mapping[str, Observed]) -> dict[str, Ob
             running=before.running or name in steps.start,
             enabled=before.enabled or name in steps.enable,
         )
+    for name in steps.stop:
+        after[name] = Observed(after[name].definition, running=False, enabled=after[name].enabled)
     return after
 
 
@@ -75,6 +78,16 @@ def test_only_a_running_process_whose_own_definition_changed_restarts(
     changed = {process.name for process in running if process.definition != observed[process.name].definition}
     assert set(steps.restart) == changed
     assert set(plan(wanted, observed, restart_all=True).restart) == {process.name for process in running}
+
+
+@given(OBSERVED)
+@settings(max_examples=300)
+def test_a_stop_leaves_every_definition_as_it_is_and_nothing_running(observed: dict[str, Observed]) -> None:
+    steps = plan_stop(observed)
+    after = carried_out(steps, observed)
+    assert after == {name: Observed(each.definition, False, each.enabled) for name, each in observed.items()}
+    assert {each["after_header"] for each in diff(steps, observed)} == set(steps.stop)
+    assert not plan_stop(after)
 
 
 @given(WANTED, OBSERVED)

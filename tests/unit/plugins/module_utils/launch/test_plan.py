@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import keyword
 import posixpath
+import sys
 import typing as t
 
 from distributed.cli import dask_scheduler, dask_worker
@@ -18,12 +19,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import IN_PROCESS, launch_plan, promised_workers
 from ansible_collections.flotilla.dask.tests.unit import samples
 
 MIB = 2**20
 PORT_KINDS = ("worker", "nanny", "dashboard")
+LARGE_PORTS = {"worker": 9010, "nanny": 9110, "dashboard": 9210}
 IDENTIFIERS = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True)
 TEXT = st.text(st.characters(min_codepoint=32, exclude_characters="\x7f", exclude_categories=["Cs"]), max_size=12)
 VARIABLES = st.dictionaries(
@@ -32,6 +35,7 @@ VARIABLES = st.dictionaries(
     max_size=3,
 )
 # Dask's parser imports what is to be preloaded.
+sys.modules[IN_PROCESS] = _in_process
 PRELOAD = st.lists(st.sampled_from(["keyword", "email.charset", keyword.__file__]), max_size=2)
 DIRECTORIES = st.sampled_from(["", "/scratch", "/data/lab-1/dask"])
 RESOURCES = st.dictionaries(st.sampled_from(["GPU", "licence/x", "MEM.1"]), st.integers(0, 2**40) | st.floats(0, 1e6))
@@ -69,7 +73,7 @@ def valid_settings(draw: st.DrawFn) -> dict[str, t.Any]:
         name=draw(st.sampled_from(["alpha", "node-1.lab.example", "10.0.0.7"])),
         address=draw(st.sampled_from(["10.0.0.1", "fd00::1", "node-1.lab.example"])),
         http_address=draw(st.sampled_from(["127.0.0.1", "::1", "0.0.0.0"])),
-        memory=draw(st.none() | st.integers(0, 2**40).map(lambda spare: sum(needed) + spare)),
+        memory=draw(st.none() | st.integers(128 * MIB, 2**40).map(lambda spare: sum(needed) + spare)),
         service_manager=draw(st.sampled_from(["systemd", "tini", ""])),
         root=draw(st.booleans()),
         taken={str(first_ports["taken"]): "another"},
@@ -160,7 +164,8 @@ def test_dask_reads_every_worker_command_line_as_the_plan_meant_it(values: t.Any
         assert int(read["memory_limit"]) == process["memory_limit"]
         assert read["local_directory"] == process["local_directory"]
         assert resources(read) == group["resources"]
-        assert list(read["preload"]) == group["preload"]
+        assert list(read["preload"]) == [IN_PROCESS, *group["preload"]]
+        assert list(read["preload_nanny"]) == [IN_PROCESS]
         assert read["preload_argv"] == ()
 
 
@@ -173,7 +178,7 @@ def test_dask_reads_the_scheduler_command_line_as_the_plan_meant_it(values: t.An
     assert read["host"] == process["listen"]["scheduler"] == values["dask_scheduler_address"]
     assert int(read["port"]) == process["ports"]["scheduler"] == values["dask_scheduler_port"]
     assert http_address(read) == (process["listen"]["dashboard"], process["ports"]["dashboard"])
-    assert list(read["preload"]) == values["dask_scheduler_preload"]
+    assert list(read["preload"]) == [IN_PROCESS, *values["dask_scheduler_preload"]]
     assert read["preload_argv"] == ()
     assert get_address_host_port(plan["description"]["scheduler"]) == (read["host"], int(read["port"]))
 
@@ -235,8 +240,13 @@ def test_a_process_gets_the_variables_of_its_group_and_the_ones_of_the_cluster_b
     own[""] = values["dask_scheduler_environment"]
     for process in plan["processes"]:
         asked_for = {name: str(value) for name, value in own[process["group"]].items()}
-        ours = {"FLOTILLA_CERTIFICATES": process["environment"].get("FLOTILLA_CERTIFICATES")} if plan["tls"] else {}
-        assert process["environment"] == {**asked_for, **plan["description"]["environment"], **ours}
+        common = dict(plan["description"]["environment"])
+        mismatch = common.pop("FLOTILLA_MISMATCH")
+        if process["kind"] == "worker":
+            common.update(FLOTILLA_MISMATCH=mismatch, FLOTILLA_DRAIN_SECONDS="60")
+        if plan["tls"]:
+            common["FLOTILLA_CERTIFICATES"] = process["environment"]["FLOTILLA_CERTIFICATES"]
+        assert process["environment"] == {**asked_for, **common}
 
 
 def test_the_plugins_come_before_what_the_user_puts_on_the_python_path() -> None:
@@ -246,7 +256,41 @@ def test_the_plugins_come_before_what_the_user_puts_on_the_python_path() -> None
     )
     plan = launch_plan(settings)
     worker = plan["processes"][-1]
-    assert worker["environment"]["PYTHONPATH"] == plan["environment"]["plugin_directory"] + ":/srv/lab"
+    ours = [plan["environment"]["plugin_directory"], plan["directories"]["in_process"]]
+    assert worker["environment"]["PYTHONPATH"].split(":") == [*ours, "/srv/lab"]
+
+
+def test_a_unit_has_room_above_the_memory_limit_of_its_worker_and_time_to_drain() -> None:
+    groups = [
+        samples.group(name="small", processes=1, memory="256 MiB"),
+        samples.group(name="large", processes=1, memory="8 GiB", threads=4, ports=LARGE_PORTS),
+    ]
+    plan = launch_plan(samples.settings(dask_worker_groups=groups, dask_drain_seconds=600, dask_scheduler_memory=0.5))
+    limits = {
+        process["name"]: (process["memory_max"], process["tasks_max"], process["stop_seconds"])
+        for process in plan["processes"]
+    }
+    assert limits == {
+        "scheduler": (32 * samples.GIB, 1024, 30),
+        "worker-small-0": (512 * MIB, 1024 + 128, 630),
+        "worker-large-0": (10 * samples.GIB, 1024 + 4 * 128, 630),
+    }
+
+
+def test_what_only_concerns_workers_and_clients_does_not_restart_the_scheduler() -> None:
+    before, after = (
+        launch_plan(samples.settings(**changes))["processes"]
+        for changes in ({}, {"dask_drain_seconds": 5, "dask_environment_mismatch": "warn"})
+    )
+    assert before[0] == after[0]
+    assert before[1]["environment"] != after[1]["environment"]
+
+
+def test_another_text_of_the_module_that_all_preload_restarts_all() -> None:
+    before, after = (
+        launch_plan(samples.settings(dask_in_process_digest=digest))["processes"] for digest in ("one", "two")
+    )
+    assert all(old["environment"] != new["environment"] for old, new in zip(before, after))
 
 
 def test_workers_start_after_a_scheduler_on_the_same_host_and_wait_for_none_elsewhere() -> None:

@@ -60,6 +60,21 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
         "dask_worker_groups[0].memory: '0.5' is refused",
         "memory is not known",
     ),
+    "more memory for the scheduler than its host has": (
+        {"dask_scheduler_memory": "65 GiB", "dask_host": host(memory=64 * GIB)},
+        "dask_scheduler_memory: '65 GiB' is refused",
+        "at most the 64 GiB that host alpha has",
+    ),
+    "time to drain that is none": (
+        {"dask_drain_seconds": "1 min"},
+        "dask_drain_seconds: '1 min' is refused",
+        "a number of seconds from 0 to 86400",
+    ),
+    "unknown answer to other software": (
+        {"dask_environment_mismatch": "ignore"},
+        "dask_environment_mismatch: 'ignore' is refused",
+        "one of refuse, warn",
+    ),
     "ports that overlap within a group": (
         groups({"processes": 4, "ports": {"worker": 9000, "nanny": 9003, "dashboard": 9200}}),
         "dask_worker_groups[0].ports.nanny: '9003-9006' is refused",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.flotilla.dask.plugins.module_utils._service import Plan, Wanted, plan, run
+from ansible_collections.flotilla.dask.plugins.module_utils._service import Plan, Wanted, plan, plan_stop, run
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.supervisor import Supervisor
@@ -50,7 +50,7 @@ class Daemon:
         wanted = [
             Wanted(name, self.render("supervisor.program.conf.j2", dask_common_plan=self.plan, process=process))
             for name, process in (
-                (name, {"name": name, "argv": argv, "environment": {"GREETING": GREETING}, "after": []})
+                (name, {"name": name, "argv": argv, "environment": {"GREETING": GREETING}, "stop_seconds": 20})
                 for name, argv in programs.items()
             )
         ]
@@ -99,7 +99,7 @@ def daemon(tmp_path: Path, render_role_template: t.Callable[..., str]) -> t.Iter
 
 def test_processes_are_added_changed_and_removed_and_the_others_are_left_alone(daemon: Daemon) -> None:
     daemon.ensure("scheduler", {"scheduler": ["sleep", "100"]})
-    daemon.ensure("worker", {"worker-0": ["sh", "-c", "sleep 100 & wait"], "worker-1": ["sleep", "100"]})
+    daemon.ensure("worker", {"worker-0": ["sleep", "100"], "worker-1": ["sleep", "100"]})
     before = daemon.programs("scheduler", "worker-0", "worker-1")
 
     changed = {"worker-1": ["sleep", "200"], "worker-2": ["sleep", "100"]}
@@ -152,6 +152,29 @@ def test_programs_come_back_when_they_end_when_they_were_stopped_and_when_the_da
         os.kill(pid, signal.SIGKILL)
     assert daemon.ensure("worker", programs) == Plan(start=("worker-0", "worker-1"))
     daemon.programs(*programs)
+
+
+def test_programs_that_are_stopped_take_their_time_together_and_stay_defined(daemon: Daemon, tmp_path: Path) -> None:
+    # As a nanny and its worker: the first process alone gets the signal, and ends the other one when it is ready. Each
+    # is ready once both have begun to stop.
+    drain = (
+        "trap 'touch {0}/$0.stops; until test $(ls {0} | grep -c stops) = 2; do sleep 0.05; done; kill $child' TERM;"
+        "sleep 100 & child=$!; wait; wait; touch {0}/$0.ended"
+    ).format(shlex.quote(str(tmp_path)))
+    programs = {name: ["sh", "-c", drain, name] for name in ("worker-0", "worker-1")}
+    daemon.ensure("scheduler", {"scheduler": ["sleep", "100"]})
+    daemon.ensure("worker", programs)
+    before = daemon.programs("scheduler", *programs)
+
+    launcher = daemon.launcher("worker")
+    steps = plan_stop(launcher.observe())
+    assert steps == Plan(stop=("worker-0", "worker-1"))
+    launcher.apply(steps)
+    assert sorted(path.stem for path in tmp_path.glob("*.ended")) == ["worker-0", "worker-1"]
+    assert daemon.programs("scheduler")["scheduler"] == before["scheduler"]
+    assert not plan_stop(launcher.observe())
+    assert daemon.ensure("worker", programs) == Plan(start=("worker-0", "worker-1"))
+    daemon.programs("scheduler", *programs)
 
 
 def test_a_new_configuration_restarts_the_daemon_and_all_of_its_programs(daemon: Daemon) -> None:
