@@ -17,6 +17,8 @@ import typing as t
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import certificates
+import dask
 import pytest
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
@@ -27,6 +29,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import I
 ROOT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
 NAME = "of_the_tests"
+AUTHORITY = certificates.authority()
 SECONDS = 60.0
 """Far more than anything takes; what is waited for is a condition, never the time."""
 
@@ -108,6 +111,10 @@ class Cluster:
             os.makedirs(path, exist_ok=True)
         module = Path(directories["in_process"], IN_PROCESS + ".py")
         module.write_text(Path(_in_process.__file__).read_text())
+        os.makedirs(os.path.dirname(directories["identity"]), exist_ok=True)
+        identity = certificates.issue(AUTHORITY, ["here", LOOPBACK])
+        Path(directories["identity"]).write_text(identity.key_text() + identity.certificate_text)
+        Path(directories["authorities"]).write_text(AUTHORITY.certificate_text)
         Path(directories["dask_configuration"]).write_text(json.dumps(self.plan["configuration"]))
         Path(directories["description"]).write_text(json.dumps(self.plan["description"]))
 
@@ -209,7 +216,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[tuple[Ansible,
     cluster.install()
     (cluster.packages / "lab.py").write_text((ROOT / "tests" / "cluster" / "lab.py").read_text())
     try:
-        yield Ansible(directory, home), cluster
+        # This process is a client too.
+        with dask.config.set(dask.config.merge(dask.config.config, cluster.plan["configuration"])):
+            yield Ansible(directory, home), cluster
     finally:
         cluster.stop()
         leftovers = processes_that_mention(str(directory))

@@ -28,7 +28,7 @@ def test_a_cluster_that_is_as_planned_is_healthy(ansible: Ansible, cluster: Clus
             process["worker"],
             process["memory_limit"],
             process["ports"]["dashboard"],
-            "tcp://127.0.0.1:{0}".format(process["ports"]["worker"]),
+            "tls://127.0.0.1:{0}".format(process["ports"]["worker"]),
         )
         for process in planned
     ]

@@ -41,7 +41,7 @@ def gate(tmp_path: Path) -> t.Iterator[Path]:
 def address(cluster: Cluster, name: str) -> str:
     """The address of a worker of the plan."""
     (port,) = [each["ports"]["worker"] for each in cluster.plan["processes"] if each["name"] == name]
-    return "tcp://127.0.0.1:{0}".format(port)
+    return "tls://127.0.0.1:{0}".format(port)
 
 
 def hold(client: Client, cluster: Cluster, name: str, gate: Path) -> t.Any:
