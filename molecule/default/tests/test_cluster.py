@@ -125,7 +125,8 @@ def test_job_survives_a_killed_worker_that_comes_back(ansible: Ansible, hosts: H
     before = main_pid(hosts, "worker1", "worker-small-0")
     hosts["worker1"].check_output(f"kill -KILL {before}")
     record = finish(ansible, hosts, running_job)
-    assert (record["state"], record["attempts"], record["output"]) == ("finished", 1, str(sum(range(200))))
+    assert (record["state"], record["attempts"]) == ("finished", 1)
+    assert record["output"].splitlines()[-1] == str(sum(range(200)))  # Dask may have warned of what it computed again
     assert cluster(ansible, wait=60)["health"] == "healthy"
     assert main_pid(hosts, "worker1", "worker-small-0") not in (0, before)
 

@@ -61,6 +61,13 @@ def test_units_have_hardly_any_rights(hosts: Hosts, host: str, process: str) -> 
     assert exposure <= EXPOSURE, report
 
 
+def test_http_endpoints_listen_on_loopback_and_nowhere_else(hosts: Hosts) -> None:
+    for name, ports in (("scheduler", {8787}), ("worker1", {9200, 9201, 9210})):
+        sockets = [line.split()[3] for line in hosts[name].check_output("ss --no-header -ltn").splitlines()]
+        found = {socket for socket in sockets if int(socket.rsplit(":", 1)[1]) in ports}
+        assert found == {f"127.0.0.1:{port}" for port in ports}
+
+
 def test_units_have_limits_above_those_of_dask(hosts: Hosts) -> None:
     limits = {name: systemctl_show(hosts, "worker1", "worker-small-0", name) for name in ("MemoryMax", "TasksMax")}
     assert limits == {"MemoryMax": str((512 + 256) * 2**20), "TasksMax": str(1024 + 128)}
