@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def ansible(inventory: str) -> Ansible:
 @pytest.fixture(scope="session")
 def cluster(ansible: Ansible, hosts: Hosts) -> Cluster:
     return Cluster(ansible, hosts)
+
+
+@pytest.fixture
+def held_job(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a job that has its results on the workers, until it is released."""
+    name = str(request.node.name)
+    cluster.hold_job(name)
+    yield name
+    cluster.job(name, state="absent")
 
 
 @pytest.fixture(scope="session")

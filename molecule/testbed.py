@@ -135,22 +135,6 @@ with Client() as client:
         time.sleep(0.1)
     print(sum(client.gather(numbers)))
 """
-SCATTER = """
-from distributed import Client
-
-with Client() as client:
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    chosen = [address for address, worker in workers.items() if worker["name"].startswith("{host}-")]
-    futures = client.scatter(list(range({number})), workers=chosen, hash=False)
-    client.unpublish_dataset("scattered")
-    client.publish_dataset(scattered=futures)
-"""
-GATHER = """
-from distributed import Client
-
-with Client() as client:
-    print(sum(client.gather(client.get_dataset("scattered"))))
-"""
 HELD_SUM_OUTPUT = str(sum(range(200)))
 
 
@@ -189,20 +173,6 @@ class Cluster:
         assert not result["changed"]
         record: Result = result["job"]
         return record
-
-    def run(self, name: str, program: str) -> str:
-        """Runs a program of Python with a Client() as a job, and returns what it wrote."""
-        result = self.job(name, script="program.py", content=program, rerun=True)
-        assert not result.get("failed"), result["msg"]
-        return str(result["job"]["output"])
-
-    def scatter(self, host: str, number: int) -> None:
-        """Puts so many numbers on the workers of one host, without a task that could make them again."""
-        self.run("scatter", SCATTER.format(host=host, number=number))
-
-    def scattered(self) -> int:
-        """The sum of the numbers that were scattered."""
-        return int(self.run("gather", GATHER))
 
     def main_pid(self, host: str, process: str) -> int:
         return int(self._hosts[host].check_output(f"systemctl show --property=MainPID --value dask-main-{process}"))

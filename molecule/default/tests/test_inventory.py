@@ -53,7 +53,8 @@ def bare_environment(hosts: Hosts) -> Iterator[None]:
 
 def processes(run: Run, host: str) -> dict[str, list[str]]:
     """What a run did to the workers of a host, by started, restarted and removed."""
-    (result,) = [results[host] for name, results in run.tasks if name.endswith("Let systemd run the worker")]
+    task = "Let systemd run the worker"  # on some hosts after the others
+    (result,) = [results[host] for name, results in run.tasks if name.endswith(task) and host in results]
     return {key: result[key] for key in ("started", "restarted", "removed")}
 
 

@@ -5,22 +5,49 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from testbed import HELD_SUM_OUTPUT, Cluster, Hosts, Machines, wait_until
+from testbed import HELD_SUM_OUTPUT, Ansible, Cluster, Hosts, Machines, Scattered, wait_until
 
 WORKER = "worker-cpu-0"
+SPILL = "/var/lib/dask/main/spill"
 
+# Keeps more on one worker than Dask wants to have in memory, and uses it.
+CROWD = """
+import os
+from distributed import Client, wait
 
-@pytest.fixture
-def job(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a job that has its results on the workers."""
-    name = str(request.node.name)
-    cluster.hold_job(name)
-    yield name
-    cluster.job(name, state="absent")
+with Client() as client:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    (here,) = [address for address, worker in workers.items() if worker["name"] == "worker1-cpu-0"]
+    blocks = client.map(lambda number: os.urandom(25_000_000), range(13), workers=[here], pure=False)
+    wait(blocks)
+    print(sum(client.gather(client.map(len, blocks, pure=False))))
+"""
+
+# Has a task on one worker that ends when a file is there.
+SLOW = """
+import os
+import time
+from distributed import Client
+
+def slow(marker):
+    while not os.path.exists(marker):
+        time.sleep(0.05)
+    return os.environ["DASK_CONFIG"]
+
+with Client() as client:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    (here,) = [address for address, worker in workers.items() if worker["name"] == "worker1-cpu-0"]
+    task = client.submit(slow, "/var/lib/dask/main/go", workers=[here], pure=False)
+    print(task.result())
+"""
 
 
 def kill(cluster: Cluster, hosts: Hosts, host: str, process: str, what: str) -> None:
@@ -36,49 +63,115 @@ def healthy(cluster: Cluster) -> bool:
     return state["health"] == "healthy" and len(state["workers"]) == 4
 
 
-def test_a_worker_process_is_killed_that_holds_data(cluster: Cluster, hosts: Hosts, job: str) -> None:
+def test_a_worker_process_is_killed_that_holds_data(cluster: Cluster, hosts: Hosts, held_job: str) -> None:
     kill(cluster, hosts, "worker1", WORKER, "worker")
-    record = cluster.release_job(job)
+    record = cluster.release_job(held_job)
     assert (record["state"], record["attempts"], record["output"]) == ("finished", 1, HELD_SUM_OUTPUT)
     assert healthy(cluster)
 
 
-def test_a_nanny_is_killed(cluster: Cluster, hosts: Hosts, job: str) -> None:
+def test_a_nanny_is_killed(cluster: Cluster, hosts: Hosts, held_job: str) -> None:
     before = cluster.main_pid("worker1", WORKER)
     kill(cluster, hosts, "worker1", WORKER, "nanny")
-    record = cluster.release_job(job)
+    record = cluster.release_job(held_job)
     assert (record["state"], record["attempts"], record["output"]) == ("finished", 1, HELD_SUM_OUTPUT)
     assert healthy(cluster)
     assert cluster.main_pid("worker1", WORKER) not in (0, before)
 
 
-def test_the_scheduler_is_killed(cluster: Cluster, hosts: Hosts, job: str) -> None:
+def test_the_scheduler_is_killed(cluster: Cluster, hosts: Hosts, held_job: str) -> None:
     killed = time.monotonic()
     kill(cluster, hosts, "scheduler", "scheduler", "scheduler")
     assert healthy(cluster)
     print(f"time to recovery: all workers are back {time.monotonic() - killed:.1f} s after the scheduler was killed")
-    record = cluster.release_job(job)
+    record = cluster.release_job(held_job)
     assert (record["state"], record["attempts"]) == ("finished", 2)
     assert record["output"].endswith(HELD_SUM_OUTPUT)
     print(f"time to recovery: the job has finished {time.monotonic() - killed:.1f} s after the scheduler was killed")
 
 
-def test_the_network_of_a_host_is_cut_for_twenty_seconds(cluster: Cluster, machines: Machines, job: str) -> None:
+def test_the_network_of_a_host_is_cut_for_twenty_seconds(cluster: Cluster, machines: Machines, held_job: str) -> None:
     with machines.cut_off("worker1"):
         end = time.monotonic() + 20
         wait_until(lambda: time.monotonic() > end, "the time is over")
-    record = cluster.release_job(job)
+    record = cluster.release_job(held_job)
     assert (record["state"], record["attempts"]) == ("finished", 1)
     assert record["output"].endswith(HELD_SUM_OUTPUT)
     assert healthy(cluster)
 
 
-def test_a_host_is_stopped_that_holds_scattered_data(cluster: Cluster, machines: Machines) -> None:
-    cluster.scatter("worker1", 1000)
-    machines.stop("worker1")
+def test_a_host_is_stopped_that_holds_scattered_data(
+    ansible: Ansible, hosts: Hosts, cluster: Cluster, machines: Machines
+) -> None:
+    with Scattered(ansible, hosts["scheduler"], "worker1-cpu-0") as held:
+        machines.stop("worker1")
+        try:
+            assert {worker["name"].partition("-")[0] for worker in cluster.state()["workers"]} == {"worker2"}
+            _before, after = held.release()
+        finally:
+            machines.start("worker1")
+    assert after["bytes"] == 5_000_000
+    assert healthy(cluster)
+
+
+@pytest.fixture
+def full_disk(hosts: Hosts, cluster: Cluster) -> Iterator[None]:
+    """The workers of worker1 spill to a file system that is full."""
+    host = hosts["worker1"]
+    units = "'dask-main-worker-*'"
+    host.check_output(f"systemctl stop {units}")
+    host.check_output(f"mount -t tmpfs -o size=1m,uid=$(id -u dask),mode=0755 tmpfs {SPILL}")
+    host.run(f"dd if=/dev/zero of={SPILL}/full bs=64k count=12")
+    host.check_output("systemctl start dask-main-worker-cpu-0 dask-main-worker-cpu-1")
+    assert healthy(cluster)
+    yield
+    host.check_output(f"systemctl stop {units}")
+    host.check_output(f"umount {SPILL}")
+    host.check_output("systemctl start dask-main-worker-cpu-0 dask-main-worker-cpu-1")
+    assert healthy(cluster)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_the_spill_directory_is_full(cluster: Cluster, hosts: Hosts) -> None:
+    result = cluster.job("crowd", script="crowd.py", content=CROWD, timeout=120)
+    assert not result.get("failed"), result["msg"]
+    assert result["job"]["output"].splitlines()[-1] == str(13 * 25_000_000)
+    log = hosts["worker1"].check_output("journalctl --no-pager --unit dask-main-worker-cpu-0 --lines 100")
+    assert "Spill to disk failed; keeping data in memory" in log
+    cluster.job("crowd", state="absent")
+
+
+def test_the_controller_is_killed_while_a_host_is_drained(
+    ansible: Ansible, hosts: Hosts, cluster: Cluster, inventory: str
+) -> None:
+    host = hosts["worker1"]
+    host.check_output("rm -f /var/lib/dask/main/go")
+    assert cluster.job("slow", script="slow.py", content=SLOW, state="submitted")["changed"]
+    wait_until(
+        lambda: any(worker["tasks"]["executing"] for worker in cluster.state()["workers"]), "the task is executing"
+    )
+    words = [
+        "ansible-playbook",
+        "flotilla.dask.drain",
+        "--limit",
+        "worker1",
+        "--inventory",
+        str(Path(inventory).parent),
+    ]
+    drain = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
-        assert {worker["name"].partition("-")[0] for worker in cluster.state()["workers"]} == {"worker2"}
-        assert cluster.scattered() == sum(range(1000))
+        log = "journalctl --no-pager --unit dask-main-worker-cpu-0 --since -1min"
+        wait_until(lambda: "draining worker" in host.check_output(log).rpartition("Started")[2], "the drain begins")
+        assert drain.poll() is None
     finally:
-        machines.start("worker1")
+        os.killpg(drain.pid, signal.SIGKILL)
+        drain.wait()
+    host.check_output("touch /var/lib/dask/main/go")
+    again = ansible.playbook("flotilla.dask.drain", "--limit", "worker1")
+    assert again.ok, again.problems
+    record = cluster.job("slow", script="slow.py", content=SLOW)["job"]
+    assert (record["state"], record["attempts"]) == ("finished", 1)
+    assert {worker["name"].partition("-")[0] for worker in cluster.state()["workers"]} == {"worker2"}
+    back = ansible.playbook("flotilla.dask.drain", "--limit", "worker1", extra_vars={"dask_drain_state": "back"})
+    assert back.ok, back.problems
     assert healthy(cluster)
