@@ -36,10 +36,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
     workplace,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._locks import channel_path, listed
-
-REQUIREMENT = "py-rattler==0.28.0"
-"""Its interface still changes between versions; the collection is tested with this one."""
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER, channel_path, listed
 
 
 class RattlerError(DaskError):
@@ -73,7 +70,7 @@ def ask_rattler(interpreter: str, task: str, ca_bundle: str = "", **values: t.An
         if "rattler" in said[-1] and "Error: " in said[-1]:
             raise DaskError(
                 "{0} has no py-rattler that the collection can use ({1}); it solves and installs conda environments. "
-                "Install it with '{0} -m pip install {2}'.".format(interpreter, said[-1], REQUIREMENT)
+                "Install it with '{0} -m pip install {2}'.".format(interpreter, said[-1], RATTLER)
             )
         raise DaskError("py-rattler, run by {0}, failed: {1}".format(interpreter, said[-1]))
     answer: dict[str, t.Any] = json.loads(done.stdout)

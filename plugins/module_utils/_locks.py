@@ -23,6 +23,9 @@ from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskE
 
 PLATFORMS = ("linux-64", "linux-aarch64", "linux-ppc64le", "linux-s390x", "osx-64", "osx-arm64")
 MANAGERS = ("conda", "pip")
+RATTLER = "py-rattler==0.28.0"
+"""What solves and installs. Its interface still changes between versions; this one is tested."""
+
 EXPLICIT = "@EXPLICIT"
 NO_ARCHITECTURE = "noarch"
 HINT = "Allowed: the YAML of conda-lock, version 1, or a list of addresses that starts with " + EXPLICIT

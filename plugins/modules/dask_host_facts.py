@@ -79,6 +79,10 @@ ansible_facts:
           description: Ports of the other clusters on the host, with the name of the cluster.
           type: dict
           returned: success
+        platform:
+          description: What conda calls the host's platform, such as V(linux-64).
+          type: str
+          returned: success
 """
 
 import os
@@ -90,6 +94,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_clusters, user_directory
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -162,6 +167,7 @@ def main() -> None:
             "root": os.geteuid() == 0,
             "user": account.pw_name,
             "user_directory": user_directory(),
+            "platform": host_platform(),
             "taken": {str(port): found["cluster"] for found in others for port in found["ports"]},
         }
     except DaskError as error:

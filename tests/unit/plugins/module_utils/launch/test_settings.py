@@ -153,7 +153,7 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
     "unknown method": (
         {"dask_environment_method": "pipx"},
         "dask_environment_method: 'pipx' is refused",
-        "venv, existing",
+        "venv, conda, existing",
     ),
     "existing environment without its path": (
         {"dask_environment_method": "existing"},
