@@ -72,7 +72,7 @@ def ask_rattler(interpreter: str, task: str, ca_bundle: str = "", **values: t.An
                 "{0} has no py-rattler that the collection can use ({1}); it solves and installs conda environments. "
                 "Install it with '{0} -m pip install {2}'.".format(interpreter, said[-1], RATTLER)
             )
-        raise DaskError("py-rattler, run by {0}, failed: {1}".format(interpreter, said[-1]))
+        raise DaskError("py-rattler, run by {0}, failed: {1}".format(interpreter, " / ".join(said[-5:])))
     answer: dict[str, t.Any] = json.loads(done.stdout)
     if "error" in answer:
         raise RattlerError(answer["kind"], " ".join(answer["error"].split("\n")).strip())

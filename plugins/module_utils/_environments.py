@@ -46,7 +46,7 @@ class Supplies:
 
     def path(self, file: str) -> str:
         """Returns where a file is, or an empty string if it wasn't sent."""
-        path = os.path.join(self.directory, file) if self.directory else ""
+        path = os.path.join(self.directory, file) if self.directory and file else ""
         return path if path and os.path.exists(path) else ""
 
 

@@ -78,10 +78,20 @@ async def solve(task: Task) -> Task:
         task["requirements"],
         gateway=gateway,
         platforms=[task["platform"], "noarch"],
-        locked_packages=[locked(package) for package in task["preferred"]],
+        locked_packages=await known(gateway, task),
         virtual_packages=virtual_packages(task["platform"]),
     )
     return {"packages": [described(record) for record in records]}
+
+
+async def known(gateway: rattler.Gateway, task: Task) -> list[rattler.RepoDataRecord]:
+    """What the channels say about the packages to stay with. The solver takes their records for the truth."""
+    if not task["preferred"]:
+        return []
+    names = sorted({stem(package["file"]).rsplit("-", 2)[0] for package in task["preferred"]})
+    found = await gateway.query(task["channels"], [task["platform"], "noarch"], names, recursive=False)
+    hashes = {package["sha256"] for package in task["preferred"] if package["sha256"]}
+    return [record for records in found for record in records if record.sha256 and record.sha256.hex() in hashes]
 
 
 def described(record: rattler.RepoDataRecord) -> Task:
@@ -146,6 +156,9 @@ def main() -> None:
     except refusals as error:
         answer = {"error": str(error), "kind": type(error).__name__}
     json.dump(answer, sys.stdout)
+    sys.stdout.flush()
+    # Without Python's own ending, which rattler's threads may still call into, and crash.
+    os._exit(0)
 
 
 if __name__ == "__main__":

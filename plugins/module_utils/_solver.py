@@ -182,7 +182,12 @@ def _wheels(
         command += ["--no-index", "--find-links", options["wheelhouse"]] if options["wheelhouse"] else []
         command += ["--cert", options["ca_bundle"]] if options["ca_bundle"] else []
         done = subprocess.run(
-            [*command, *specification.pip], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            [*command, *specification.pip],
+            env={**os.environ, "PIP_CACHE_DIR": os.path.join(cache_directory(options["cache"]), "pip-cache")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]

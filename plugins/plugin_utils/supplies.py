@@ -208,7 +208,12 @@ def _pip(controller: Options, *words: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", words[0], "--quiet", *source]
     trust = ["--cert", controller["ca_bundle"]] if controller["ca_bundle"] else []
     done = subprocess.run(
-        [*command, *trust, *words[1:]], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [*command, *trust, *words[1:]],
+        env={**os.environ, "PIP_CACHE_DIR": os.path.join(controller["cache"], "pip-cache")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
