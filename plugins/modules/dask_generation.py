@@ -57,6 +57,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+sent:
+  description: Names of the files that the controller sent.
+  returned: success
+  type: list
+  elements: str
 current:
   description: What C(current) points to.
   returned: success

@@ -57,6 +57,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+sent:
+  description: Names of the files that the controller sent.
+  returned: success
+  type: list
+  elements: str
 packages:
   description: Which packages are C(added), C(removed) and C(changed) in comparison with O(replaces).
   returned: success

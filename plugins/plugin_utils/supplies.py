@@ -54,6 +54,7 @@ class SupplyingAction(ActionBase):
             "wheelhouse": self._task.args.get("wheelhouse") or "",
         }
         options = {key: value for key, value in self._task.args.items() if key != "controller_cache"}
+        sent: list[str] = []
         options["ca_bundle"] = CA_BUNDLE if self.controller["ca_bundle"] else ""
         try:
             options = self.complete(options)
@@ -62,10 +63,12 @@ class SupplyingAction(ActionBase):
             if needs and not outcome.get("failed"):
                 files, more = self.gather(options, needs)
                 options = {**options, **more, "supplies": self._send(files)}
+                sent = sorted(files)
                 outcome = self._execute_module(module_args=options, task_vars=task_vars)
         except DaskError as error:
             raise AnsibleActionFail(str(error)) from error
         result.update(outcome)
+        result["sent"] = sent
         return result
 
     def complete(self, options: Options) -> Options:
