@@ -82,7 +82,8 @@ def ask_rattler(interpreter: str, task: str, ca_bundle: str = "", **values: t.An
 def _rattler_side_text() -> str:
     """Returns the text of ``_rattler_side``, also from within the archive that Ansible packs a module into."""
     loader = _rattler_side.__spec__.loader if _rattler_side.__spec__ else None
-    return str(t.cast("t.Any", loader).get_source(_rattler_side.__name__))
+    text: str | bytes = t.cast("t.Any", loader).get_source(_rattler_side.__name__)
+    return text.decode() if isinstance(text, bytes) else text  # Ansible's own loader has bytes
 
 
 def file_of(package: Package) -> str:
