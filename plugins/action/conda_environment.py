@@ -19,8 +19,8 @@ class ActionModule(SupplyingAction):
         lock = options.get("lock")
         if not lock:
             return options
-        text = self._loader.get_text_file_contents(self._find_needle("files", lock))
-        return {**options, "packages": parse_lock(text, lock).as_dict()["packages"]}
+        text = str(self._loader.get_text_file_contents(self._find_needle("files", lock)))
+        return {**options, "packages": parse_lock(text, str(lock)).as_dict()["packages"]}
 
     def gather(self, options: Options, needs: Options) -> tuple[Files, Options]:
         files, more = super().gather(options, needs)
