@@ -16,10 +16,12 @@ import tempfile
 import time
 import typing as t
 import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPException
 from urllib.parse import unquote, urlsplit
+
+from ansible.module_utils.urls import open_url
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 
@@ -93,23 +95,19 @@ def fetch(items: t.Iterable[Item], directory: str, ca_bundle: str = "") -> None:
     :raises DownloadError: a file isn't there, isn't reachable, or isn't the one that was asked for.
     """
     os.makedirs(directory, exist_ok=True)
-    context = ssl.create_default_context(cafile=ca_bundle or None)
     # A pool for those that wait for the network; all are tried, and the first that failed is told.
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda item: _fetch(item, directory, context), items))
+        list(pool.map(lambda item: _fetch(item, directory, ca_bundle), items))
 
 
-def _fetch(item: Item, directory: str, context: ssl.SSLContext) -> None:
+def _fetch(item: Item, directory: str, ca_bundle: str) -> None:
     target = os.path.join(directory, item.file)
     if item.is_at(target):
         return
-    source = urllib.request.url2pathname(item.url[len("file://") :]) if item.url.startswith("file://") else ""
-    if os.path.exists(source) and os.path.realpath(source) == os.path.realpath(target):
-        item.refuse_other(target)
     handle, temporary = tempfile.mkstemp(dir=directory, prefix=".part-")
     os.close(handle)
     try:
-        _copy(item.url, temporary, context)
+        _copy(item.url, temporary, ca_bundle)
         item.refuse_other(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
@@ -118,17 +116,24 @@ def _fetch(item: Item, directory: str, context: ssl.SSLContext) -> None:
         raise
 
 
-def _copy(url: str, path: str, context: ssl.SSLContext) -> None:
+def _copy(url: str, path: str, ca_bundle: str) -> None:
     for left in reversed(range(TRIES)):
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as source, open(path, "wb") as target:
+            with _opened(url, ca_bundle) as source, open(path, "wb") as target:
                 shutil.copyfileobj(source, target, 2**20)
                 return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             if not left or not _may_pass(error):
                 reason = getattr(error, "reason", None) or error
                 raise DownloadError("{0} cannot be fetched: {1}. {2}".format(url, reason, _advice(error))) from error
             time.sleep(0.5)
+
+
+def _opened(url: str, ca_bundle: str) -> t.IO[bytes]:
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return open(unquote(parts.path), "rb")
+    return t.cast("t.IO[bytes]", open_url(url, timeout=TIMEOUT, ca_path=ca_bundle or None))
 
 
 def _may_pass(error: Exception) -> bool:

@@ -23,7 +23,6 @@ from pathlib import Path
 
 with contextlib.suppress(ImportError):  # where this is only read, to be handed over
     import rattler
-    from rattler import exceptions
 
 GLIBC = "2.34"
 """The oldest that the collection's platforms have: Enterprise Linux 9."""
@@ -150,10 +149,11 @@ TASKS: dict[str, t.Callable[[Task], t.Coroutine[t.Any, t.Any, Task]]] = {
 
 def main() -> None:
     task = json.load(sys.stdin)
-    refusals = tuple(getattr(exceptions, name) for name in REFUSALS)
     try:
         answer = asyncio.run(TASKS[task["task"]](task))
-    except refusals as error:
+    except Exception as error:
+        if type(error).__name__ not in REFUSALS:
+            raise
         answer = {"error": str(error), "kind": type(error).__name__}
     json.dump(answer, sys.stdout)
     sys.stdout.flush()

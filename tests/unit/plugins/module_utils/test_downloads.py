@@ -6,19 +6,10 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import ssl
-import threading
-import typing as t
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import (
     DownloadError,
@@ -75,56 +66,10 @@ def test_a_file_that_is_not_there_is_told_with_what_to_do(source: Path, target: 
         fetch([item(source, url=(source / "no-1-0.conda").as_uri())], str(target))
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Path:
-    """A certificate for localhost that no system trusts, with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "authority.pem"
-    path.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return path
-
-
-@pytest.fixture
-def server(source: Path, authority: Path) -> t.Iterator[str]:
-    """An HTTPS server of the source directory; gives its address."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: t.Any) -> None:
-            super().__init__(*arguments, directory=str(source))
-
-        def log_message(self, *_words: object) -> None:
-            pass
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as httpd:
-        httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"https://localhost:{httpd.server_address[1]}"
-        httpd.shutdown()
-
-
 def test_an_authority_is_trusted_when_it_is_named_and_only_then(
-    source: Path, target: Path, server: str, authority: Path
+    source: Path, target: Path, https_server: str, authority: Path
 ) -> None:
-    wanted = item(source, url=server + "/a%20b-1-0.conda")
+    wanted = item(source, url=https_server + "/source/a%20b-1-0.conda")
     with pytest.raises(DownloadError, match=r"certificate verify failed.* name its authority in dask_ca_bundle"):
         fetch([wanted], str(target))
     fetch([wanted], str(target), str(authority))

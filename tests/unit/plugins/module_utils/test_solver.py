@@ -141,6 +141,16 @@ def test_a_channel_that_is_not_there_is_told(solve: Solve, channel: Path) -> Non
     assert "a channel cannot be read for linux-64" in str(caught.value)
 
 
+def test_an_authority_of_a_channel_is_trusted_when_it_is_named_and_only_then(
+    solve: Solve, tmp_path: Path, channel: Path, https_server: str, authority: Path
+) -> None:
+    file = tmp_path / "environment.yml"
+    file.write_text(yaml.safe_dump({"channels": [f"{https_server}/{channel.name}"], "dependencies": ["alpha"]}))
+    with pytest.raises(DaskError, match=r"a channel cannot be read.* dask_ca_bundle"):
+        solve()
+    assert versions(solve(ca_bundle=str(authority))) == ["alpha 2.0"]
+
+
 def test_an_explicit_lock_is_not_overwritten(solve: Solve, tmp_path: Path) -> None:
     text = "@EXPLICIT\nhttps://c.example/lab/linux-64/a-1-0.conda#" + "0" * 32
     (tmp_path / "lock.yml").write_text(text)
