@@ -25,5 +25,6 @@ class ActionModule(SupplyingAction):
     def gather(self, options: Options, needs: Options) -> tuple[Files, Options]:
         files, more = super().gather(options, needs)
         wanted = [package for package in options["packages"] if file_name(package["url"]) in needs["files"]]
-        files.update(fetched([item_of(each, options.get("mirror") or "") for each in wanted], self.controller))
+        places = options.get("mirror") or "", self.controller["wheelhouse"]
+        files.update(fetched([item_of(each, *places) for each in wanted], self.controller))
         return files, more

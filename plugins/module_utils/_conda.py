@@ -91,12 +91,13 @@ def file_of(package: Package) -> str:
     return file_name(package["url"])
 
 
-def item_of(package: Package, mirror: str = "") -> Item:
-    """Returns where to fetch a package: where the lock says, or for conda's ones below ``mirror`` if there is one."""
+def item_of(package: Package, mirror: str = "", wheelhouse: str = "") -> Item:
+    """Returns where to fetch a package: where the lock says, or in the mirror or the wheelhouse if there is one."""
     url = package["url"]
-    if mirror and package["manager"] == "conda":
-        base = mirror.rstrip("/") if "://" in mirror else "file://" + quote(mirror.rstrip("/"))
-        url = "{0}/{1}".format(base, quote(channel_path(url)))
+    place, path = (mirror, channel_path(url)) if package["manager"] == "conda" else (wheelhouse, file_of(package))
+    if place:
+        base = place.rstrip("/") if "://" in place else "file://" + quote(place.rstrip("/"))
+        url = "{0}/{1}".format(base, quote(path))
     return Item(file=file_of(package), url=url, md5=package["md5"], sha256=package["sha256"])
 
 
@@ -168,7 +169,8 @@ def _gather(options: Options, wanted: t.Sequence[Package], supplies: Supplies, w
     """Returns the verified files of the conda packages that the cache lacks; wheels go to their cache and stay."""
     directories = {"conda": work, "pip": os.path.join(options["cache"], WHEEL_CACHE)}
     for manager, directory in directories.items():
-        items = [item_of(package, options["mirror"]) for package in wanted if package["manager"] == manager]
+        places = options["mirror"], options["wheelhouse"]
+        items = [item_of(package, *places) for package in wanted if package["manager"] == manager]
         sent = {item.file: supplies.path(item.file) for item in items}
         items = [replace(item, url="file://" + quote(sent[item.file])) if sent[item.file] else item for item in items]
         fetch(items, directory, supplies.path(options["ca_bundle"]))

@@ -37,6 +37,7 @@ def options(tmp_path: Path, **changes: t.Any) -> dict[str, t.Any]:
         "interpreter": sys.executable,
         "download_on": "controller",
         "mirror": "",
+        "wheelhouse": "",
         "supplies": "",
         "pip": "",
         "ca_bundle": "",
@@ -90,3 +91,4 @@ def test_a_mirror_stands_for_channels_and_not_for_the_index(mirror: str, url: st
     assert item_of(PACKAGE, mirror).url == url
     wheel = {**PACKAGE, "manager": "pip", "url": "https://index.example/alpha-2.0-py3-none-any.whl"}
     assert item_of(wheel, mirror).url == wheel["url"]
+    assert item_of(wheel, mirror, "/srv/wheels").url == "file:///srv/wheels/alpha-2.0-py3-none-any.whl"
