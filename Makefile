@@ -22,6 +22,7 @@ help:  ## List the targets
 # What Ansible keeps goes with the environment, so that the demo leaves nothing in the home directory.
 demo demo-down: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 demo demo-down: export ANSIBLE_HOME := $(CURDIR)/.venv/ansible
+demo demo-down: export XDG_CACHE_HOME := $(CURDIR)/.venv/cache
 demo demo-down: export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 demo demo-down: export ANSIBLE_REMOTE_TEMP := $(CURDIR)/.venv/ansible/remote
 

@@ -109,6 +109,17 @@ class Ansible:
         assert done.returncode == 0, done.stdout[-4000:]
         return done.stdout + done.stderr
 
+    def start(self, playbook: str, *options: str, extra_vars: Mapping[str, object]) -> subprocess.Popen[bytes]:
+        """Starts a playbook as a process group of its own, for a test that ends it."""
+        command = ["ansible-playbook", playbook, "--extra-vars", json.dumps(extra_vars), *options]
+        return subprocess.Popen(
+            [*command, "--inventory", str(self._inventory)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
     def _run(self, *command: str) -> Run:
         done = self._start(*command, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOAD_CALLBACK_PLUGINS="true")
         start = done.stdout.find("{")  # what comes before are notices

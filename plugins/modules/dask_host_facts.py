@@ -91,6 +91,10 @@ ansible_facts:
           description: The host's certificate in the cluster; empty where it has none.
           type: str
           returned: success
+        platform:
+          description: What conda calls the host's platform, such as V(linux-64).
+          type: str
+          returned: success
 """
 
 import os
@@ -103,6 +107,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_clusters, user_directory
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
 
@@ -187,6 +192,7 @@ def main() -> None:
             "root": root,
             "user": account.pw_name,
             "user_directory": user_directory(),
+            "platform": host_platform(),
             "taken": {str(port): found["cluster"] for found in others for port in found["ports"]},
             **certificates(options, root),
         }

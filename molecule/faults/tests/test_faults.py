@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from testbed import HELD_SUM_OUTPUT, Ansible, Cluster, Hosts, Machines, Scattered, wait_until
@@ -141,24 +139,14 @@ def test_the_spill_directory_is_full(cluster: Cluster, hosts: Hosts) -> None:
     cluster.job("crowd", state="absent")
 
 
-def test_the_controller_is_killed_while_a_host_is_drained(
-    ansible: Ansible, hosts: Hosts, cluster: Cluster, inventory: str
-) -> None:
+def test_the_controller_is_killed_while_a_host_is_drained(ansible: Ansible, hosts: Hosts, cluster: Cluster) -> None:
     host = hosts["worker1"]
     host.check_output("rm -f /var/lib/dask/main/go")
     assert cluster.job("slow", script="slow.py", content=SLOW, state="submitted")["changed"]
     wait_until(
         lambda: any(worker["tasks"]["executing"] for worker in cluster.state()["workers"]), "the task is executing"
     )
-    words = [
-        "ansible-playbook",
-        "flotilla.dask.drain",
-        "--limit",
-        "worker1",
-        "--inventory",
-        str(Path(inventory).parent),
-    ]
-    drain = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    drain = ansible.start("flotilla.dask.drain", "--limit", "worker1", extra_vars={})
     try:
         log = "journalctl --no-pager --unit dask-main-worker-cpu-0 --since -1min"
         wait_until(lambda: "draining worker" in host.check_output(log).rpartition("Started")[2], "the drain begins")

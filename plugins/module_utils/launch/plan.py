@@ -14,6 +14,7 @@ import typing as t
 from dataclasses import asdict, dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout, layout
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import (
@@ -23,6 +24,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings impo
     Reader,
     WorkerGroup,
     read_cluster,
+    read_downloads,
     read_environment,
     read_groups,
     read_scheduler_memory,
@@ -45,6 +47,8 @@ TASKS = 1024
 TASKS_PER_THREAD = 128
 """Threads and processes of a unit: far more than Dask needs, as each of a worker's threads may bring a pool of its own
 for every core, and far fewer than make a host unusable."""
+
+SUPERVISOR = "supervisor==4.3.0"
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     reader = Reader(settings)
     host = _read_host(reader, settings)
     cluster = read_cluster(reader)
-    environment = read_environment(reader)
+    environment = read_environment(reader, host)
+    downloads = read_downloads(reader)
     runs_scheduler = bool(settings.get("dask_runs_scheduler", False))
     scheduler_memory = read_scheduler_memory(reader, host) if runs_scheduler else None
     groups = read_groups(reader, host) if settings.get("dask_runs_workers", False) else []
@@ -141,7 +146,9 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "prefix": prefix,
             "python": python,
             "plugin_directory": plugins,
+            "bootstrap": _bootstrap(environment, launcher),
         },
+        "downloads": asdict(downloads),
         "processes": [asdict(process) for process in processes],
         "configuration": configuration,
         "description": {
@@ -194,6 +201,12 @@ def _read_host(reader: Reader, settings: t.Mapping[str, t.Any]) -> Host:
 
 def _generation(environment: Environment) -> str:
     return "{0}-{1}".format(environment.name, digest(environment.content()))
+
+
+def _bootstrap(environment: Environment, launcher: str) -> list[str]:
+    """What has to be on a host before the environment, and the processes, can be made; in an environment of its own."""
+    needed = [SUPERVISOR] if launcher == "supervisor" else []
+    return needed + ([RATTLER] if environment.method == "conda" else [])
 
 
 def _scope(cluster: Cluster, host: Host) -> str:

@@ -19,9 +19,10 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 
 LAUNCHERS = ("auto", "systemd", "supervisor")
 SCOPES = ("auto", "system", "user")
-METHODS = ("venv", "existing")
 MISMATCHES = ("refuse", "warn")
 LONGEST_DRAIN = 24 * 3600
+METHODS = ("venv", "conda", "existing")
+DOWNLOADERS = ("host", "controller")
 PORT_KINDS = ("worker", "nanny", "dashboard")
 FIRST_PORT, LAST_PORT = 1024, 65535
 DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
@@ -31,6 +32,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORD = re.compile(r"[^\s\x00-\x1f\x7f=,'\"]+")
 _ADDRESS = re.compile(r"[A-Za-z0-9._:-]+")
 _PATH = re.compile(r"/[A-Za-z0-9/._+@~-]*")
+_PLACE = re.compile(r"(https?://|file:///|/)[^\s\x00-\x1f\x7f]*")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]*")
 
 
@@ -40,6 +42,7 @@ class Host:
 
     ``memory``: bytes, or None where it isn't known. ``taken``: ports of other clusters here, port to cluster's name.
     ``authorities`` and ``certificate``: the PEM texts that are, or are about to be, installed here.
+    ``platform``: as conda calls it, e.g. ``linux-64``.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Host:
     taken: t.Mapping[int, str] = field(default_factory=dict)
     authorities: str = ""
     certificate: str = ""
+    platform: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Environment:
 
     ``path``: for method ``existing``, a prefix with ``bin/python``. For method ``venv``, ``command``: what makes
     virtual environments with ``-m venv``; ``packages``: pip requirements; ``constraints``: the text of pip's
-    constraints file. ``plugins``: what the lookup ``plugin_sources`` returns, of which only the digests count.
+    constraints file. For method ``conda``, ``lock``: what identifies the lock; ``locked``: its packages for the host's
+    platform. ``plugins``: what the lookup ``plugin_sources`` returns, of which only the digests count.
     """
 
     name: str
@@ -70,6 +75,8 @@ class Environment:
     command: str = ""
     packages: tuple[str, ...] = ()
     constraints: str = ""
+    lock: str = ""
+    locked: tuple[t.Mapping[str, str], ...] = ()
     plugins: tuple[t.Mapping[str, str], ...] = ()
 
     def content(self) -> dict[str, t.Any]:
@@ -77,6 +84,8 @@ class Environment:
         plugins = [plugin["digest"] for plugin in self.plugins]
         if self.method == "existing":
             return {"method": self.method, "path": self.path, "plugins": plugins}
+        if self.method == "conda":
+            return {"method": self.method, "lock": self.lock, "plugins": plugins}
         return {
             "method": self.method,
             "command": self.command,
@@ -84,6 +93,22 @@ class Environment:
             "constraints": self.constraints,
             "plugins": plugins,
         }
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """How software gets to a host. None of this decides what it is.
+
+    ``where``: who fetches, host or controller. ``conda_mirror``, ``wheelhouse``: directory or address instead of
+    channels and index. ``ca_bundle``, ``cache``: paths on the controller. ``keep``: generations of an environment.
+    """
+
+    where: str
+    conda_mirror: str
+    wheelhouse: str
+    ca_bundle: str
+    cache: str
+    keep: int
 
 
 @dataclass(frozen=True)
@@ -180,6 +205,15 @@ class Reader:
         if isinstance(value, str) and _PATH.fullmatch(value):
             return posixpath.normpath(value)
         self.refuse(variable, value, "an absolute path of letters, digits and '/._+@~-'")
+        return ""
+
+    def place(self, variable: str, value: t.Any) -> str:
+        """An absolute path or an address, or empty for none."""
+        if value in (None, ""):
+            return ""
+        if isinstance(value, str) and _PLACE.fullmatch(value):
+            return str(value)
+        self.refuse(variable, value, "an absolute path, or an address that starts with http://, https:// or file://")
         return ""
 
     def mapping(self, variable: str, value: t.Any) -> t.Mapping[str, t.Any]:
@@ -312,13 +346,14 @@ def read_groups(reader: Reader, host: Host) -> list[WorkerGroup]:
     return groups
 
 
-def read_environment(reader: Reader) -> Environment:
-    """Reads the settings of the software environment; problems stay with ``reader``."""
+def read_environment(reader: Reader, host: Host) -> Environment:
+    """Reads the settings of the software environment for ``host``; problems stay with ``reader``."""
     get = reader.settings.get
     method = reader.choice("dask_environment_method", get("dask_environment_method", "venv"), METHODS)
     path = reader.path("dask_environment_path", get("dask_environment_path"))
     if method == "existing" and not path:
         reader.refuse("dask_environment_path", path, "the prefix of an environment that has bin/python")
+    lock = reader.mapping("dask_environment_lock", get("dask_environment_locked") if method == "conda" else {})
     return Environment(
         name=reader.identifier("dask_environment_name", get("dask_environment_name", "dask")),
         method=method,
@@ -326,8 +361,38 @@ def read_environment(reader: Reader) -> Environment:
         command=str(get("dask_environment_python", "python3")),
         packages=reader.strings("dask_environment_packages", get("dask_environment_packages"), "pip requirements"),
         constraints=str(get("dask_environment_constraints_text", "")),
+        lock=str(lock.get("digest", "")),
+        locked=_read_locked(reader, lock, host),
         plugins=tuple(reader.sequence("dask_environment_plugins", get("dask_environment_plugin_sources"))),
     )
+
+
+def read_downloads(reader: Reader) -> Downloads:
+    """Reads how software gets to hosts; problems stay with ``reader``."""
+    get = reader.settings.get
+    return Downloads(
+        where=reader.choice("dask_download_on", get("dask_download_on", "host"), DOWNLOADERS),
+        conda_mirror=reader.place("dask_conda_mirror", get("dask_conda_mirror")),
+        wheelhouse=reader.place("dask_wheelhouse", get("dask_wheelhouse")),
+        ca_bundle=str(get("dask_ca_bundle") or ""),
+        cache=reader.path("dask_cache_directory", get("dask_cache_directory")),
+        # With fewer than two there is nothing to go back to, and an upgrade would remove what still runs.
+        keep=reader.integer(
+            "dask_environment_keep", get("dask_environment_keep", 3), 2, 1000, "a number of environments"
+        ),
+    )
+
+
+def _read_locked(reader: Reader, lock: t.Mapping[str, t.Any], host: Host) -> tuple[t.Mapping[str, str], ...]:
+    """The packages for the host's platform. No lock at all is none that was asked for, as when a cluster is removed."""
+    locked = [package for package in lock.get("packages", []) if package["platform"] == host.platform]
+    if lock and not locked:
+        reader.refuse(
+            "dask_environment_lock",
+            ", ".join(lock["platforms"]),
+            "a lock with packages for {0}, the platform of host {1}".format(host.platform, host.name),
+        )
+    return tuple(locked)
 
 
 _KEYS = ("name", "processes", "threads", "memory", "ports", "resources", "environment", "preload", "local_directory")

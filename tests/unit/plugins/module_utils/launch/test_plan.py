@@ -392,3 +392,30 @@ def test_a_digest_depends_on_the_content_and_not_on_the_order_of_keys(value: t.A
         return [shuffled(inner) for inner in each] if isinstance(each, list) else each
 
     assert digest(shuffled(value)) == digest(value) != digest([value])
+
+
+def locked(digest: str) -> dict[str, t.Any]:
+    packages = [{"name": "dask", "platform": platform} for platform in ("linux-64", "linux-aarch64")]
+    return {"digest": digest, "platforms": ["linux-64", "linux-aarch64"], "packages": packages}
+
+
+def test_the_lock_decides_a_conda_environment_and_how_it_gets_there_does_not() -> None:
+    def environment(digest: str, **changes: t.Any) -> dict[str, t.Any]:
+        values = {"dask_environment_method": "conda", "dask_environment_locked": locked(digest), **changes}
+        found: dict[str, t.Any] = launch_plan(samples.settings(dask_host=samples.host(platform="linux-64"), **values))[
+            "environment"
+        ]
+        return found
+
+    one = environment("one")
+    assert [package["platform"] for package in one["locked"]] == ["linux-64"]
+    assert one["bootstrap"] == ["py-rattler==0.28.0"]
+    assert environment("other")["generation"] != one["generation"]
+    elsewhere = {"dask_download_on": "controller", "dask_conda_mirror": "/srv/conda", "dask_wheelhouse": "/srv/wheels"}
+    assert environment("one", **elsewhere, dask_environment_keep=9)["generation"] == one["generation"]
+
+
+def test_a_cluster_is_removed_without_a_lock() -> None:
+    assert launch_plan(samples.settings(dask_environment_method="conda", dask_environment_locked={}))["directories"][
+        "own"
+    ]

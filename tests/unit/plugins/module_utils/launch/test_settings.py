@@ -168,13 +168,29 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
     "unknown method": (
         {"dask_environment_method": "pipx"},
         "dask_environment_method: 'pipx' is refused",
-        "venv, existing",
+        "venv, conda, existing",
     ),
     "existing environment without its path": (
         {"dask_environment_method": "existing"},
         "dask_environment_path: '' is refused",
         "prefix of an environment",
     ),
+    "lock without the host's platform": (
+        {
+            "dask_environment_method": "conda",
+            "dask_environment_locked": {"digest": "d", "platforms": ["linux-aarch64"], "packages": []},
+            "dask_host": host(platform="linux-64"),
+        },
+        "dask_environment_lock: 'linux-aarch64' is refused",
+        "packages for linux-64, the platform of host alpha",
+    ),
+    "download by somebody else": ({"dask_download_on": "cloud"}, "dask_download_on: 'cloud' is refused", "controller"),
+    "mirror that is neither path nor address": (
+        {"dask_conda_mirror": "mirror"},
+        "dask_conda_mirror: 'mirror' is refused",
+        "https://",
+    ),
+    "nothing to go back to": ({"dask_environment_keep": 1}, "dask_environment_keep: 1 is refused", "from 2 to 1000"),
     "relative path": ({"dask_home": "dask"}, "dask_home: 'dask' is refused", "an absolute path"),
     "cluster's name that is no identifier": (
         {"dask_cluster_name": "../etc"},

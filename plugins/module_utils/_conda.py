@@ -1,0 +1,202 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Conda prefixes from locked packages, and the way to py-rattler (private to this collection)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import typing as t
+from dataclasses import replace
+from urllib.parse import quote
+
+from ansible_collections.flotilla.dask.plugins.module_utils import _rattler_side
+from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
+from ansible_collections.flotilla.dask.plugins.module_utils._downloads import DownloadError, Item, fetch, file_name
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
+    CONDA_CACHE,
+    ON_CONTROLLER,
+    PIP_CACHE,
+    UNCHANGED,
+    WHEEL_CACHE,
+    Options,
+    Package,
+    Pip,
+    Supplies,
+    anew,
+    host_platform,
+    packages_of,
+    read_record,
+    remove,
+    report,
+    unpack,
+    workplace,
+)
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER, channel_path, listed
+
+
+class RattlerError(DaskError):
+    """py-rattler refused; ``kind`` is the name of its own error."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def ask_rattler(interpreter: str, task: str, ca_bundle: str = "", **values: t.Any) -> dict[str, t.Any]:
+    """Has a task of ``_rattler_side`` done.
+
+    :param interpreter: A Python that has py-rattler.
+    :raises RattlerError: what rattler refused, in its words.
+    :raises DaskError: the interpreter isn't there, or has no py-rattler.
+    """
+    try:
+        done = subprocess.run(
+            [interpreter, "-c", _rattler_side_text()],
+            input=json.dumps({"task": task, **values}),
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **({"SSL_CERT_FILE": ca_bundle} if ca_bundle else {})},
+        )
+    except OSError as error:
+        raise DaskError("{0} cannot be run: {1}".format(interpreter, error)) from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["exit status {0}".format(done.returncode)]
+        if "rattler" in said[-1] and "Error: " in said[-1]:
+            raise DaskError(
+                "{0} has no py-rattler that the collection can use ({1}); it solves and installs conda environments. "
+                "Install it with '{0} -m pip install {2}'.".format(interpreter, said[-1], RATTLER)
+            )
+        raise DaskError("py-rattler, run by {0}, failed: {1}".format(interpreter, " / ".join(said[-5:])))
+    answer: dict[str, t.Any] = json.loads(done.stdout)
+    if "error" in answer:
+        raise RattlerError(answer["kind"], " ".join(answer["error"].split("\n")).strip())
+    return answer
+
+
+def _rattler_side_text() -> str:
+    """Returns the text of ``_rattler_side``, also from within the archive that Ansible packs a module into."""
+    loader = _rattler_side.__spec__.loader if _rattler_side.__spec__ else None
+    text: str | bytes = t.cast("t.Any", loader).get_source(_rattler_side.__name__)
+    return text.decode() if isinstance(text, bytes) else text  # Ansible's own loader has bytes
+
+
+def file_of(package: Package) -> str:
+    """Returns the name of a package's file."""
+    return file_name(package["url"])
+
+
+def item_of(package: Package, mirror: str = "", wheelhouse: str = "") -> Item:
+    """Returns where to fetch a package: where the lock says, or in the mirror or the wheelhouse if there is one."""
+    url = package["url"]
+    place, path = (mirror, channel_path(url)) if package["manager"] == "conda" else (wheelhouse, file_of(package))
+    if place:
+        base = place.rstrip("/") if "://" in place else "file://" + quote(place.rstrip("/"))
+        url = "{0}/{1}".format(base, quote(path))
+    return Item(file=file_of(package), url=url, md5=package["md5"], sha256=package["sha256"])
+
+
+def conda_environment(options: Options, check_mode: bool) -> Options:
+    """Makes the prefix if it isn't complete. What it needs from the controller first, it returns as ``needs``.
+
+    :raises DaskError: a package couldn't be had or wasn't the locked one, or the prefix is something else.
+    """
+    path, platform = options["path"], host_platform()
+    packages: list[Package] = [package for package in options["packages"] if package["platform"] == platform]
+    if not packages:
+        known = sorted({package["platform"] for package in options["packages"]})
+        raise DaskError(
+            "The lock is refused: it has packages for {0}. Allowed: a lock with {1}, this host's platform.".format(
+                ", ".join(known) or "no platform", platform
+            )
+        )
+    content = digest(sorted([package["manager"], file_of(package), package["sha256"]] for package in packages))
+    if _is_complete(path, content):
+        return UNCHANGED
+    result = report(path, packages_of(options["replaces"]), listed(packages))
+    if check_mode:
+        return result
+    with workplace(options["cache"]) as work:
+        if _is_complete(path, content):
+            return UNCHANGED
+        supplies = unpack(options["supplies"], work)
+        wanted = _missing(options, packages)
+        needs = _needs(options, packages, wanted, supplies)
+        if needs:
+            return {"changed": False, "needs": needs}
+        files = _gather(options, wanted, supplies, work)
+        anew(path, lambda: _fill(options, packages, files, supplies, content))
+    return result
+
+
+def _is_complete(path: str, content: str) -> bool:
+    record = read_record(path)
+    if record and record["content"] != content:
+        raise DaskError(
+            "{0} is refused: it is complete, and made from another lock. Allowed: a directory of its own for each "
+            "lock; remove this one if nothing uses it.".format(path)
+        )
+    return bool(record)
+
+
+def _missing(options: Options, packages: t.Sequence[Package]) -> list[Package]:
+    """Returns the packages that this host doesn't have in its caches."""
+    conda = [{**package, "file": file_of(package)} for package in packages if package["manager"] == "conda"]
+    cache = os.path.join(options["cache"], CONDA_CACHE)
+    lacking = set(ask_rattler(options["interpreter"], "missing", cache=cache, packages=conda)["missing"])
+    wheels = os.path.join(options["cache"], WHEEL_CACHE)
+    items = [item_of(package) for package in packages if package["manager"] == "pip"]
+    lacking.update(item.file for item in items if not item.is_at(os.path.join(wheels, item.file)))
+    return [package for package in packages if file_of(package) in lacking]
+
+
+def _needs(
+    options: Options, packages: t.Sequence[Package], wanted: t.Sequence[Package], supplies: Supplies
+) -> dict[str, t.Any]:
+    """Returns what only the controller can give: pip for a pip part, and packages where it is the one to fetch them."""
+    files = [file_of(package) for package in wanted] if options["download_on"] == ON_CONTROLLER else []
+    files = [file for file in files if not supplies.path(file)]
+    pip = any(package["manager"] == "pip" for package in packages) and not supplies.path(options["pip"])
+    return {"files": files, "pip": pip} if files or pip else {}
+
+
+def _gather(options: Options, wanted: t.Sequence[Package], supplies: Supplies, work: str) -> dict[str, str]:
+    """Returns the verified files of the conda packages that the cache lacks; wheels go to their cache and stay."""
+    directories = {"conda": work, "pip": os.path.join(options["cache"], WHEEL_CACHE)}
+    for manager, directory in directories.items():
+        places = options["mirror"], options["wheelhouse"]
+        items = [item_of(package, *places) for package in wanted if package["manager"] == manager]
+        sent = {item.file: supplies.path(item.file) for item in items}
+        items = [replace(item, url="file://" + quote(sent[item.file])) if sent[item.file] else item for item in items]
+        fetch(items, directory, supplies.path(options["ca_bundle"]))
+    return {file_of(each): os.path.join(work, file_of(each)) for each in wanted if each["manager"] == "conda"}
+
+
+def _fill(
+    options: Options, packages: t.Sequence[Package], files: dict[str, str], supplies: Supplies, content: str
+) -> dict[str, t.Any]:
+    cache, prefix = os.path.join(options["cache"], CONDA_CACHE), options["path"]
+    conda = [{**package, "file": file_of(package)} for package in packages if package["manager"] == "conda"]
+    try:
+        ask_rattler(options["interpreter"], "install", cache=cache, prefix=prefix, packages=conda, files=files)
+    except RattlerError as error:
+        # The cache is all that can be wrong: what arrived was verified, and nobody else is in the prefix.
+        remove(cache)
+        raise DownloadError(
+            "The packages could not be installed ({0}). The package cache {1} was damaged and is removed; run this "
+            "again.".format(error, cache)
+        ) from error
+    wheels = [
+        os.path.join(options["cache"], WHEEL_CACHE, file_of(package))
+        for package in packages
+        if package["manager"] == "pip"
+    ]
+    if wheels:
+        pip = Pip(supplies.path(options["pip"]), cache=os.path.join(options["cache"], PIP_CACHE))
+        pip.install(os.path.join(prefix, "bin", "python"), "--no-deps", *wheels, index=False)
+    return {"content": content, "packages": listed(packages), "files": sorted(map(file_of, packages))}

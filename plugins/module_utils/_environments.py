@@ -1,0 +1,172 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Software environments on a host: made once, complete or nothing, never changed (private to this collection).
+
+A prefix has a record, which is written last: a directory without one was interrupted, and is made anew. Who makes one
+holds a lock, so that a run whose controller was lost, and the next one, don't meet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import tarfile
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import diff, difference
+from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, run, write_text
+
+PREFIX_RECORD = "packages.json"
+"""In a prefix: what it was made from and which packages are in it."""
+
+ON_CONTROLLER = "controller"
+CONDA_CACHE = "conda"
+WHEEL_CACHE = "wheels"
+PIP_CACHE = "pip"
+"""Directories in a cache: conda packages unpacked, wheels by their names, and what pip itself keeps."""
+
+_MACHINES = {"x86_64": "64", "amd64": "64", "aarch64": "aarch64", "arm64": "aarch64"}
+
+Package = t.Dict[str, str]
+Options = t.Dict[str, t.Any]
+
+
+@dataclass(frozen=True)
+class Supplies:
+    """What the controller sent: files in a directory, by their names."""
+
+    directory: str
+
+    def path(self, file: str) -> str:
+        """Returns where a file is, or an empty string if it wasn't sent."""
+        path = os.path.join(self.directory, file) if self.directory and file else ""
+        return path if path and os.path.exists(path) else ""
+
+
+def host_platform() -> str:
+    """Returns what conda calls this machine's platform, e.g. ``linux-64``."""
+    machine = os.uname().machine.lower()
+    if sys.platform == "darwin":
+        return "osx-64" if machine == "x86_64" else "osx-arm64"
+    return "{0}-{1}".format(sys.platform, _MACHINES.get(machine, machine))
+
+
+def read_record(directory: str, name: str = PREFIX_RECORD) -> dict[str, t.Any] | None:
+    """Returns the record of a complete directory, or None."""
+    text = read_text(os.path.join(directory, name))
+    try:
+        return t.cast("t.Dict[str, t.Any]", json.loads(text)) if text else None
+    except ValueError:
+        return None
+
+
+def write_record(directory: str, content: t.Mapping[str, t.Any], name: str = PREFIX_RECORD) -> None:
+    write_text(os.path.join(directory, name), json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def packages_of(directory: str) -> list[str]:
+    """Returns ``name version`` of all packages of an environment, sorted; nothing where there is none."""
+    record = read_record(directory) if directory else None
+    return list(record["packages"]) if record else []
+
+
+@contextlib.contextmanager
+def workplace(cache: str) -> t.Iterator[str]:
+    """A directory to work in, in a cache that is nobody else's meanwhile; what an interrupted run left there goes."""
+    os.makedirs(cache, exist_ok=True)
+    directory = os.path.join(cache, "work")
+    with open(os.path.join(cache, ".lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remove(directory)
+        os.mkdir(directory)
+        try:
+            yield directory
+        finally:
+            remove(directory)
+
+
+def unpack(archive: str, directory: str) -> Supplies:
+    """Unpacks what the controller sent, if it sent something."""
+    if not archive:
+        return Supplies("")
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            member.name = os.path.basename(member.name)
+            tar.extract(member, directory)
+    return Supplies(directory)
+
+
+def remove(path: str) -> None:
+    """Removes a directory, a file or a link, if there is one."""
+    if os.path.islink(path) or os.path.isfile(path):
+        os.unlink(path)
+    elif os.path.lexists(path):
+        shutil.rmtree(path)
+
+
+def anew(directory: str, fill: t.Callable[[], t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    """Makes a prefix: removes what an interrupted run left, has it filled, and writes down last what that returns."""
+    os.umask(0o022)
+    remove(directory)
+    os.makedirs(directory)
+    record = dict(fill())
+    write_record(directory, record)
+    return record
+
+
+def report(path: str, before: t.Sequence[str], after: t.Sequence[str]) -> dict[str, t.Any]:
+    """Returns the result of a module that makes a prefix, or would."""
+    return {"changed": True, "packages": difference(before, after), "diff": diff(path, before, after)}
+
+
+UNCHANGED: Options = {"changed": False, "packages": difference([], []), "diff": {"before": "", "after": ""}}
+
+
+@dataclass(frozen=True)
+class Pip:
+    """pip from a wheel, for any interpreter, whether or not that has a pip.
+
+    ``wheelhouse``: directory or address of the wheels to take instead of an index. ``ca_bundle``: file with the
+    authorities that are trusted.
+    """
+
+    wheel: str
+    wheelhouse: str = ""
+    ca_bundle: str = ""
+    cache: str = ""
+
+    def install(self, interpreter: str, *words: str, index: bool = True) -> str:
+        """Runs ``pip install`` and returns its output. :param index: whether anything may be fetched."""
+        source = [*self._source()] if index else ["--no-index"]
+        command = [interpreter, os.path.join(self.wheel, "pip"), "install", "--quiet", *source, *words]
+        return run(command, environment={**os.environ, **self._environment()})
+
+    def _source(self) -> t.Iterator[str]:
+        if self.wheelhouse:
+            yield from ("--no-index", "--find-links", self.wheelhouse)
+
+    def _environment(self) -> dict[str, str]:
+        quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+        cache = {"PIP_CACHE_DIR": self.cache} if self.cache else {"PIP_NO_CACHE_DIR": "1"}
+        return {**quiet, **cache, **({"PIP_CERT": self.ca_bundle} if self.ca_bundle else {})}
+
+
+def shared_arguments() -> dict[str, t.Any]:
+    """Returns the arguments that all modules which install software have."""
+    return {
+        "path": {"type": "path", "required": True},
+        "cache": {"type": "path", "required": True},
+        "download_on": {"type": "str", "choices": ["host", ON_CONTROLLER], "default": "host"},
+        "wheelhouse": {"type": "str", "default": ""},
+        "ca_bundle": {"type": "str", "default": ""},
+        "controller_cache": {"type": "str", "default": ""},
+        "pip": {"type": "str", "default": ""},
+        "supplies": {"type": "path", "default": ""},
+    }

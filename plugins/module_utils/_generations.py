@@ -1,0 +1,174 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Generations of an environment: completed, made the current one, and removed (private to this collection).
+
+A generation is a directory ``NAME-FINGERPRINT`` beside the link ``current``. Its record, written last, says that it is
+complete; the record's time says when the generation was last current.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import typing as t
+
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
+    CONDA_CACHE,
+    ON_CONTROLLER,
+    PIP_CACHE,
+    PREFIX_RECORD,
+    WHEEL_CACHE,
+    Options,
+    Pip,
+    Supplies,
+    packages_of,
+    read_record,
+    remove,
+    unpack,
+    workplace,
+    write_record,
+)
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._rattler_side import stem
+from ansible_collections.flotilla.dask.plugins.module_utils._venv import interpreter_facts
+
+RECORD = "environment.json"
+CURRENT = "current"
+_FINGERPRINT = re.compile(r"(?P<name>.+)-[0-9a-f]{12}")
+
+
+def dask_generation(options: Options, check_mode: bool) -> Options:
+    """Completes a generation, makes it the current one, and removes those that are too many.
+
+    :raises DaskError: ``current`` isn't a link, or pip refused a plugin.
+    """
+    path, prefix = options["path"], options["prefix"] or options["path"]
+    parent = os.path.dirname(path)
+    link = os.path.join(parent, CURRENT)
+    if os.path.lexists(link) and not os.path.islink(link):
+        raise DaskError(
+            "{0} is refused: it is not a link, and nothing of this collection's. Move it away.".format(link)
+        )
+    complete = read_record(path, RECORD) is not None
+    before = os.readlink(link) if os.path.islink(link) else ""
+    swap = before != prefix
+    removed = _surplus(path, before, options["keep"])
+    if not complete and not check_mode:
+        if options["plugins"] and not options["supplies"]:
+            python = interpreter_facts(os.path.join(prefix, "bin", "python"))
+            return {"changed": False, "needs": {"pip": True, "python": python}}
+        with workplace(options["cache"]) as work:
+            _complete(options, prefix, unpack(options["supplies"], work))
+    if swap and not check_mode:
+        if os.path.exists(os.path.join(before, RECORD)):
+            os.utime(os.path.join(before, RECORD))
+        os.utime(os.path.join(path, RECORD))
+        _point(link, prefix)
+    if not check_mode:
+        for directory in removed:
+            remove(directory)
+        if removed:
+            _clear_caches(parent, options["cache"])
+    states = [_state(before, []), _state(prefix, removed)]
+    return {
+        "changed": not complete or swap or bool(removed),
+        "current": prefix,
+        "removed": [os.path.basename(directory) for directory in removed],
+        "diff": {"before_header": link, "after_header": link, "before": states[0], "after": states[1]},
+    }
+
+
+def _state(target: str, removed: t.Sequence[str]) -> str:
+    lines = ["current: {0}".format(target)] if target else []
+    return "".join(line + "\n" for line in [*lines, *("removed: {0}".format(each) for each in removed)])
+
+
+def _complete(options: Options, prefix: str, supplies: Supplies) -> None:
+    """Installs the plugins and writes the record."""
+    path, directory = options["path"], options["plugin_directory"]
+    os.umask(0o022)
+    os.makedirs(path, exist_ok=True)
+    if options["plugins"]:
+        remove(directory)
+        pip = Pip(
+            supplies.path(options["pip"]),
+            wheelhouse=options["wheelhouse"],
+            ca_bundle=supplies.path(options["ca_bundle"]),
+            cache=os.path.join(options["cache"], PIP_CACHE),
+        )
+        sent = [each["file"] for each in options["resolved"] or []]
+        requirements = [each["requirement"] for each in options["plugins"] if each.get("requirement")]
+        archives = [each["file"] for each in options["plugins"] if each.get("archive")]
+        words = [supplies.path(file) for file in [*archives, *sent]] + ([] if sent else requirements)
+        # Without build isolation, as a plugin's build may import what the environment has; without dependencies, as a
+        # second copy of them would hide the environment's own.
+        pip.install(
+            os.path.join(prefix, "bin", "python"),
+            *("--no-build-isolation", "--no-deps", "--target", directory, *words),
+            index=options["download_on"] != ON_CONTROLLER,
+        )
+    write_record(path, {"content": options["content"], "packages": packages_of(path)}, RECORD)
+
+
+def _point(link: str, target: str) -> None:
+    """Makes the link point elsewhere, with no moment in which it isn't there."""
+    temporary = link + ".new"
+    remove(temporary)
+    os.symlink(target, temporary)
+    os.replace(temporary, link)
+
+
+def _surplus(path: str, current: str, keep: int) -> list[str]:
+    """Returns the generations of this environment to remove: what was interrupted, and the oldest beyond ``keep``.
+
+    Never the one that is or was just now the current one, nor one that a process runs from.
+    """
+    match = _FINGERPRINT.fullmatch(os.path.basename(path))
+    name = match["name"] if match else ""
+    beside = [
+        each
+        for each in glob.glob(os.path.join(glob.escape(os.path.dirname(path)), glob.escape(name) + "-*"))
+        if _FINGERPRINT.fullmatch(os.path.basename(each)) and each not in (path, current)
+    ]
+    complete = [each for each in beside if read_record(each, RECORD) is not None]
+    complete.sort(key=lambda each: os.stat(os.path.join(each, RECORD)).st_mtime, reverse=True)
+    kept = 2 if current and current != path and current.startswith(os.path.dirname(path) + os.sep) else 1
+    surplus = [each for each in beside if each not in complete] + complete[max(keep - kept, 0) :]
+    used = _used(surplus)
+    return sorted(each for each in surplus if each not in used)
+
+
+def _used(directories: t.Sequence[str]) -> set[str]:
+    """Returns those directories that the command line, the program or the environment of a process names."""
+    if not directories:
+        return set()
+    said = []
+    for process in glob.glob("/proc/[0-9]*"):
+        for file in ("cmdline", "environ"):
+            try:
+                with open(os.path.join(process, file), "rb") as content:
+                    said.append(os.fsdecode(content.read()))
+            except OSError:
+                continue
+        try:
+            said.append(os.readlink(os.path.join(process, "exe")) + "\0")
+        except OSError:
+            continue
+    everything = "\0".join(said)
+    return {each for each in directories if each + os.sep in everything}
+
+
+def _clear_caches(parent: str, cache: str) -> None:
+    """Removes the packages that no environment was made from."""
+    used = set()
+    for record in glob.glob(os.path.join(glob.escape(parent), "*", PREFIX_RECORD)):
+        used.update((read_record(os.path.dirname(record)) or {}).get("files", []))
+    used.update(stem(file) for file in list(used))
+    for kind, pattern in ((WHEEL_CACHE, "*.whl"), (CONDA_CACHE, "*/info")):
+        for found in glob.glob(os.path.join(glob.escape(cache), kind, pattern)):
+            path = os.path.dirname(found) if kind == CONDA_CACHE else found
+            if os.path.basename(path) not in used:
+                remove(path)

@@ -1,0 +1,231 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Makes lock files on the controller: conda packages by py-rattler, then wheels by pip (private to this collection)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import typing as t
+from urllib.parse import quote
+
+from ansible_collections.flotilla.dask.plugins.module_utils._conda import RattlerError, ask_rattler
+from ansible_collections.flotilla.dask.plugins.module_utils._downloads import cache_directory
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
+    EXPLICIT,
+    PLATFORMS,
+    Lock,
+    LockError,
+    Package,
+    Specification,
+    diff,
+    difference,
+    dump_lock,
+    listed,
+    parse_lock,
+    parse_specification,
+    pypi_name,
+)
+from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, write_text
+
+MACHINES = {"64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le", "s390x": "s390x", "arm64": "arm64"}
+GLIBC = 34
+"""Minor version of the GNU C library that wheels may need; see ``_rattler_side.GLIBC``."""
+
+
+def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """Reads the lock, solves what it lacks, and writes it.
+
+    :raises DaskError: a file was refused, or the requirements cannot be met.
+    """
+    path, file = options["path"], options["file"]
+    for platform in options["platforms"]:
+        if platform not in PLATFORMS:
+            raise DaskError("platforms: {0!r} is refused. Allowed: {1}.".format(platform, ", ".join(PLATFORMS)))
+    text = _read(path)
+    before = parse_lock(text, path) if text is not None else Lock()
+    if not file:
+        if text is None:
+            raise DaskError(
+                "dask_environment_lock: {0!r} is refused: there is no such file on the controller, and no "
+                "dask_environment_file to make it from.".format(path)
+            )
+        return _result(path, before, before)
+    if before.explicit:
+        raise LockError(
+            "{0} is refused: a lock of the kind {1} doesn't say what it was made from. Leave dask_environment_file "
+            "unset to install from it, or name another dask_environment_lock.".format(path, EXPLICIT)
+        )
+    wanted = _read(file)
+    if wanted is None:
+        raise DaskError("dask_environment_file: {0!r} is refused: no such file on the controller.".format(file))
+    after = _solved(parse_specification(wanted, file), before, options)
+    if after != before and not check_mode:
+        write_text(path, dump_lock(after, os.path.basename(file)))
+    return _result(path, before, after)
+
+
+def _read(path: str) -> str | None:
+    try:
+        return read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DaskError("{0} cannot be read: {1}.".format(path, error)) from error
+
+
+def _result(path: str, before: Lock, after: Lock) -> dict[str, t.Any]:
+    shown = sorted({*before.platforms, *after.platforms})
+    lists = {platform: (listed(before.of(platform)), listed(after.of(platform))) for platform in shown}
+    return {
+        "changed": after != before,
+        "lock": after.as_dict(),
+        "packages": {platform: difference(*pair) for platform, pair in lists.items()},
+        "diff": [
+            diff("{0} ({1})".format(path, platform), *pair) for platform, pair in lists.items() if pair[0] != pair[1]
+        ],
+    }
+
+
+def _solved(specification: Specification, before: Lock, options: t.Mapping[str, t.Any]) -> Lock:
+    """Returns the lock with every platform solved that has to be; the others stay as they are."""
+    platforms = sorted({*before.platforms, *options["platforms"]})
+    hashes = {platform: specification.hash_for(platform) for platform in platforms}
+    stale = [each for each in platforms if options["update"] or before.hashes.get(each) != hashes[each]]
+    if not stale:
+        return before
+    packages = [package for package in before.packages if package.platform not in stale]
+    for platform in stale:
+        preferred = () if options["update"] else before.of(platform)
+        packages += solve(specification, platform, preferred, options)
+    packages.sort(key=lambda package: (package.platform, package.manager, package.name, package.url))
+    return Lock(tuple(packages), tuple(platforms), specification.channels, hashes)
+
+
+def solve(
+    specification: Specification, platform: str, preferred: t.Sequence[Package], options: t.Mapping[str, t.Any]
+) -> list[Package]:
+    """Returns the packages that meet the requirements on a platform.
+
+    :param preferred: Packages to stay with where that is possible.
+    :raises DaskError: there are none, or a channel isn't reachable.
+    """
+    directory = os.path.dirname(os.path.abspath(options["file"]))
+    try:
+        answer = ask_rattler(
+            sys.executable,
+            "solve",
+            ca_bundle=options["ca_bundle"],
+            cache=os.path.join(cache_directory(options["cache"]), "repodata"),
+            channels=[_channel(channel, directory) for channel in specification.channels],
+            requirements=list(specification.conda),
+            platform=platform,
+            preferred=[_plain(package) for package in preferred if package.manager == "conda"],
+        )
+    except RattlerError as error:
+        raise _in_words(error, options["file"], platform, specification) from error
+    packages = [
+        Package(platform=platform, **{str(key): value for key, value in found.items()}) for found in answer["packages"]
+    ]
+    return packages + (_wheels(specification, platform, packages, options) if specification.pip else [])
+
+
+def _plain(package: Package) -> dict[str, str]:
+    return {"file": package.file, "url": package.url, "md5": package.md5, "sha256": package.sha256}
+
+
+def _channel(channel: str, directory: str) -> str:
+    """A channel's address; a directory is meant from where the file is."""
+    if channel.startswith(("/", "./", "../")):
+        return "file://" + quote(os.path.normpath(os.path.join(directory, channel)))
+    return channel
+
+
+def _in_words(error: RattlerError, file: str, platform: str, specification: Specification) -> DaskError:
+    if error.kind == "SolverError":
+        return DaskError(
+            "{0} cannot be solved for {1}. {2} Change its dependencies, or add a channel to {3}.".format(
+                file, platform, error, ", ".join(specification.channels)
+            )
+        )
+    if error.kind == "GatewayError":
+        return DaskError(
+            "{0}: a channel cannot be read for {1}: {2}. Its channels are {3}. Where a proxy signs HTTPS anew, name "
+            "its authority in dask_ca_bundle.".format(file, platform, error, ", ".join(specification.channels))
+        )
+    return DaskError("{0} is refused: {1}.".format(file, error))
+
+
+def _wheels(
+    specification: Specification, platform: str, conda: t.Sequence[Package], options: t.Mapping[str, t.Any]
+) -> list[Package]:
+    """Returns the wheels of the pip part, without what conda provides.
+
+    :raises DaskError: pip found none that fit to each other and to conda's packages.
+    """
+    python = next((package.version for package in conda if package.name == "python"), "")
+    if not python:
+        raise DaskError("{0}: a part 'pip' is refused without python among the dependencies.".format(options["file"]))
+    provided = {pypi_name(each.name): each.version for each in conda if "python" in each.dependencies}
+    with tempfile.TemporaryDirectory(prefix="flotilla-") as directory:
+        constraints, report = os.path.join(directory, "constraints.txt"), os.path.join(directory, "report.json")
+        with open(constraints, "w", encoding="utf-8") as file:
+            file.writelines("{0}=={1}\n".format(*item) for item in provided.items())
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
+        command += ["--report", report, "--target", os.path.join(directory, "target"), "--only-binary", ":all:"]
+        command += ["--python-version", python, "--constraint", constraints, "--disable-pip-version-check"]
+        command += [word for tag in wheel_platforms(platform) for word in ("--platform", tag)]
+        command += ["--no-index", "--find-links", options["wheelhouse"]] if options["wheelhouse"] else []
+        command += ["--cert", options["ca_bundle"]] if options["ca_bundle"] else []
+        done = subprocess.run(
+            [*command, *specification.pip],
+            env={**os.environ, "PIP_CACHE_DIR": os.path.join(cache_directory(options["cache"]), "pip-cache")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
+            raise DaskError(
+                "{0}: the part 'pip' cannot be solved for {1}, beside the conda packages: {2}".format(
+                    options["file"], platform, " ".join(said)
+                )
+            )
+        with open(report, encoding="utf-8") as file:
+            found = json.load(file)["install"]
+    return [wheel for wheel in (_wheel(each, platform) for each in found) if pypi_name(wheel.name) not in provided]
+
+
+def _wheel(found: t.Mapping[str, t.Any], platform: str) -> Package:
+    source = found["download_info"]
+    hashes = source["archive_info"].get("hashes") or {}
+    return Package(
+        name=found["metadata"]["name"],
+        version=found["metadata"]["version"],
+        platform=platform,
+        url=source["url"],
+        manager="pip",
+        sha256=hashes.get("sha256", ""),
+    )
+
+
+def wheel_platforms(platform: str, glibc: int = GLIBC) -> list[str]:
+    """Returns pip's names for a platform, the newest first.
+
+    :param glibc: Minor version of the GNU C library 2.
+    """
+    system, _dash, name = platform.partition("-")
+    machine = MACHINES.get(name, name)
+    if system == "osx":
+        return ["macosx_{0}_{1}".format(version, machine) for version in ("13_0", "12_0", "11_0", "10_15", "10_9")]
+    legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+    names = []
+    for minor in range(glibc, 4, -1):
+        names.append("manylinux_2_{0}_{1}".format(minor, machine))
+        names += ["{0}_{1}".format(legacy[minor], machine)] if minor in legacy else []
+    return [*names, "linux_" + machine]

@@ -1,0 +1,224 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The controller's half of the modules that install software: sends what a host says it lacks.
+
+A module is run with what it was given. Where it needs something of the controller, it changes nothing and says what;
+the controller fetches that into its cache, sends it in one archive, and runs the module again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import typing as t
+
+from ansible import constants
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
+from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, cache_directory, fetch, file_name
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._solver import wheel_platforms
+
+CA_BUNDLE = "ca-bundle.pem"
+"""What a host finds the controller's file of authorities as."""
+
+Options = t.Dict[str, t.Any]
+Files = t.Dict[str, str]
+"""Name on the host to path on the controller."""
+
+
+class SupplyingAction(ActionBase):
+    """Runs a module of the same name, and again with what it needs."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
+        self.controller = {
+            "cache": cache_directory(self._task.args.get("controller_cache") or ""),
+            "ca_bundle": self._ca_bundle(self._task.args.get("ca_bundle") or ""),
+            "wheelhouse": self._task.args.get("wheelhouse") or "",
+        }
+        options = {key: value for key, value in self._task.args.items() if key != "controller_cache"}
+        sent: list[str] = []
+        options["ca_bundle"] = CA_BUNDLE if self.controller["ca_bundle"] else ""
+        try:
+            options = self.complete(options)
+            outcome = self._execute_module(module_args=options, task_vars=task_vars)
+            needs = outcome.pop("needs", None)
+            if needs and not outcome.get("failed"):
+                files, more = self.gather(options, needs)
+                options = {**options, **more, "supplies": self._send(files)}
+                sent = sorted(files)
+                outcome = self._execute_module(module_args=options, task_vars=task_vars)
+        except DaskError as error:
+            raise AnsibleActionFail(str(error)) from error
+        result.update(outcome)
+        result["sent"] = sent
+        return result
+
+    def complete(self, options: Options) -> Options:
+        """Returns the module's options, with what it takes from the controller in any case."""
+        return options
+
+    def gather(self, _options: Options, needs: Options) -> tuple[Files, Options]:
+        """Returns the files that the module needs, and options to add for its second run."""
+        files = {CA_BUNDLE: self.controller["ca_bundle"]} if self.controller["ca_bundle"] else {}
+        more: Options = {}
+        if needs.get("pip"):
+            wheel = pip_wheel(self.controller)
+            files[os.path.basename(wheel)] = wheel
+            more["pip"] = os.path.basename(wheel)
+        return files, more
+
+    def _ca_bundle(self, path: str) -> str:
+        if not path:
+            return ""
+        found = self._loader.path_dwim(path)
+        if not os.path.isfile(found):
+            raise AnsibleActionFail("dask_ca_bundle: {0!r} is refused: no such file on the controller.".format(path))
+        return str(found)
+
+    def _send(self, files: Files) -> str:
+        """Sends files as one archive and returns where that is on the host."""
+        if not files:
+            return ""
+        archive = packed(files)
+        self._make_tmp_path()
+        remote = self._connection._shell.join_path(self._connection._shell.tmpdir, os.path.basename(archive))
+        self._transfer_file(archive, remote)
+        self._fixup_perms2((self._connection._shell.tmpdir, remote))
+        return str(remote)
+
+
+def packed(files: Files) -> str:
+    """Returns an archive of files. The tasks of several hosts in one run share it."""
+    content = sorted((name, os.path.realpath(path), os.stat(path).st_mtime_ns) for name, path in files.items())
+    archive = os.path.join(constants.DEFAULT_LOCAL_TMP, "supplies-{0}.tar".format(digest(content)))
+    if not os.path.exists(archive):
+        handle, temporary = tempfile.mkstemp(dir=constants.DEFAULT_LOCAL_TMP)
+        with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+            for name, path in files.items():
+                tar.add(os.path.realpath(path), arcname=name)
+        os.replace(temporary, archive)
+    return archive
+
+
+@contextlib.contextmanager
+def one_at_a_time(cache: str) -> t.Iterator[None]:
+    """Lets the tasks of several hosts fetch the same only once."""
+    os.makedirs(cache, exist_ok=True)
+    with open(os.path.join(cache, ".lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def fetched(items: t.Sequence[Item], controller: Options) -> Files:
+    """Returns where the files are, fetched into the controller's cache where they weren't there.
+
+    :raises DownloadError: one couldn't be fetched, or is another than the locked one.
+    """
+    files = {}
+    with one_at_a_time(controller["cache"]):
+        for directory, item in [(item.sha256 or item.md5 or digest(item.url), item) for item in items]:
+            files[item.file] = os.path.join(controller["cache"], "packages", directory, item.file)
+        lacking = [item for item in items if not item.is_at(files[item.file])]
+        with tempfile.TemporaryDirectory(dir=controller["cache"], prefix=".part-") as work:
+            fetch(lacking, work, controller["ca_bundle"])
+            for item in lacking:
+                os.makedirs(os.path.dirname(files[item.file]), exist_ok=True)
+                os.replace(os.path.join(work, item.file), files[item.file])
+    return files
+
+
+def pip_wheel(controller: Options) -> str:
+    """Returns a wheel of pip: the one that Python brings along, else from the cache, else fetched."""
+    own = importlib.util.find_spec("ensurepip")
+    places = [os.path.join(os.path.dirname(own.origin), "_bundled")] if own and own.origin else []
+    places += [str(sysconfig.get_config_var("WHEEL_PKG_DIR") or ""), os.path.join(controller["cache"], "pip")]
+    for place in places:
+        found = sorted(glob.glob(os.path.join(glob.escape(place), "pip-*.whl")))
+        if found:
+            return found[-1]
+    with one_at_a_time(controller["cache"]):
+        _pip(controller, "download", "--no-deps", "--only-binary", ":all:", "--dest", places[-1], "pip")
+    return pip_wheel(controller)
+
+
+def resolved(
+    requirements: t.Sequence[str], constraints: str, python: Options, controller: Options, *words: str
+) -> list[dict[str, str]]:
+    """Returns the wheels that a host would install, as name, version, file, url and sha256 of each.
+
+    Found out once in a run of Ansible, for all hosts that are alike.
+
+    :param python: ``version``, ``platform`` and ``libc`` of the host's Python.
+    :raises DaskError: pip found none that fit.
+    """
+    question = [list(requirements), constraints, python, controller["wheelhouse"], words]
+    answer = os.path.join(constants.DEFAULT_LOCAL_TMP, "wheels-{0}.json".format(digest(question)))
+    with one_at_a_time(controller["cache"]):
+        if not os.path.exists(answer):
+            with tempfile.TemporaryDirectory(dir=constants.DEFAULT_LOCAL_TMP) as work:
+                report, limits = os.path.join(work, "report.json"), os.path.join(work, "constraints.txt")
+                with open(limits, "w", encoding="utf-8") as file:
+                    file.write(constraints + "\n")
+                _pip(
+                    controller,
+                    *("install", "--dry-run", "--ignore-installed", "--report", report, "--constraint", limits),
+                    *("--target", os.path.join(work, "target"), "--only-binary", ":all:", *target(python), *words),
+                    *requirements,
+                )
+                os.replace(report, answer)
+    with open(answer, encoding="utf-8") as file:
+        return [_described(each) for each in json.load(file)["install"]]
+
+
+def target(python: Options) -> list[str]:
+    """Returns pip's options for wheels that fit a host's Python."""
+    minor = str(python["libc"]).partition("2.")[2]
+    names = wheel_platforms(python["platform"], int(minor)) if minor.isdigit() else wheel_platforms(python["platform"])
+    return ["--python-version", python["version"], *(word for name in names for word in ("--platform", name))]
+
+
+def _described(found: dict[str, t.Any]) -> dict[str, str]:
+    source = found["download_info"]
+    return {
+        "name": found["metadata"]["name"],
+        "version": found["metadata"]["version"],
+        "file": file_name(source["url"]),
+        "url": source["url"],
+        "sha256": (source["archive_info"].get("hashes") or {}).get("sha256", ""),
+    }
+
+
+def _pip(controller: Options, *words: str) -> None:
+    source = ["--no-index", "--find-links", controller["wheelhouse"]] if controller["wheelhouse"] else []
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", words[0], "--quiet", *source]
+    trust = ["--cert", controller["ca_bundle"]] if controller["ca_bundle"] else []
+    done = subprocess.run(
+        [*command, *trust, *words[1:]],
+        env={**os.environ, "PIP_CACHE_DIR": os.path.join(controller["cache"], "pip-cache")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        said = [line for line in lines if line.startswith("ERROR")] or lines[-3:]
+        raise DaskError("pip on the controller cannot get what the hosts need: {0}".format(" ".join(said)))

@@ -1,0 +1,94 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A conda environment is planned from the lock alone, and refused where the lock or the Python doesn't fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.flotilla.dask.plugins.module_utils._conda import ask_rattler, conda_environment, item_of
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import host_platform
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+
+PACKAGE = {
+    "name": "alpha",
+    "version": "2.0",
+    "platform": host_platform(),
+    "manager": "conda",
+    "url": "https://channels.example/lab/linux-64/alpha-2.0-0.conda",
+    "md5": "",
+    "sha256": "0" * 64,
+}
+
+
+def options(tmp_path: Path, **changes: t.Any) -> dict[str, t.Any]:
+    return {
+        "path": str(tmp_path / "envs" / "new"),
+        "cache": str(tmp_path / "cache"),
+        "packages": [PACKAGE, {**PACKAGE, "platform": "plan-9"}],
+        "replaces": str(tmp_path / "envs" / "current"),
+        "interpreter": sys.executable,
+        "download_on": "controller",
+        "mirror": "",
+        "wheelhouse": "",
+        "supplies": "",
+        "pip": "",
+        "ca_bundle": "",
+        **changes,
+    }
+
+
+def test_check_mode_needs_nothing_and_lists_the_packages(tmp_path: Path) -> None:
+    current = tmp_path / "envs" / "current"
+    current.mkdir(parents=True)
+    (current / "packages.json").write_text(json.dumps({"content": "", "packages": ["alpha 1.0", "beta 1.0"]}))
+    result = conda_environment(options(tmp_path, interpreter="/nowhere"), check_mode=True)
+    assert result["packages"] == {"added": [], "removed": ["beta 1.0"], "changed": ["alpha 1.0 -> 2.0"]}
+    assert (result["diff"]["before"], result["diff"]["after"]) == ("alpha 1.0\nbeta 1.0\n", "alpha 2.0\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["envs"]
+
+
+def test_a_host_says_what_it_lacks_and_changes_nothing(tmp_path: Path) -> None:
+    result = conda_environment(options(tmp_path), check_mode=False)
+    assert result == {"changed": False, "needs": {"files": ["alpha-2.0-0.conda"], "pip": False}}
+    assert not (tmp_path / "envs").exists()
+
+
+def test_a_lock_without_this_platform_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DaskError, match=r"packages for plan-9. Allowed: a lock with .* this host's platform"):
+        conda_environment(options(tmp_path, packages=[{**PACKAGE, "platform": "plan-9"}]), check_mode=True)
+
+
+def test_a_complete_environment_from_another_lock_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "envs" / "new").mkdir(parents=True)
+    (tmp_path / "envs" / "new" / "packages.json").write_text('{"content": "other", "packages": []}')
+    with pytest.raises(DaskError, match="it is complete, and made from another lock"):
+        conda_environment(options(tmp_path), check_mode=True)
+
+
+def test_a_python_without_rattler_is_told_how_to_get_it() -> None:
+    bare = str(Path(sys.base_prefix, "bin", "python3"))
+    with pytest.raises(DaskError, match=r"has no py-rattler that .* -m pip install py-rattler=="):
+        ask_rattler(bare, "missing", cache="/nowhere", packages=[])
+
+
+@pytest.mark.parametrize(
+    ("mirror", "url"),
+    [
+        ("", PACKAGE["url"]),
+        ("https://mirror.example/conda/", "https://mirror.example/conda/lab/linux-64/alpha-2.0-0.conda"),
+        ("/srv/conda mirror", "file:///srv/conda%20mirror/lab/linux-64/alpha-2.0-0.conda"),
+    ],
+)
+def test_a_mirror_stands_for_channels_and_not_for_the_index(mirror: str, url: str) -> None:
+    assert item_of(PACKAGE, mirror).url == url
+    wheel = {**PACKAGE, "manager": "pip", "url": "https://index.example/alpha-2.0-py3-none-any.whl"}
+    assert item_of(wheel, mirror).url == wheel["url"]
+    assert item_of(wheel, mirror, "/srv/wheels").url == "file:///srv/wheels/alpha-2.0-py3-none-any.whl"
