@@ -100,12 +100,24 @@ def explicit(path: Path, change: Mapping[str, str] | None = None) -> dict[str, s
     return {"dask_environment_file": "", "dask_environment_lock": str(path)}
 
 
-def test_hosts_have_no_way_out(hosts: Hosts) -> None:
-    address = socket.gethostbyname("deb.debian.org")
-    attempt = f"import socket; socket.create_connection(({address!r}, 80), timeout=5)"
+@pytest.fixture
+def outside() -> Iterator[tuple[str, int]]:
+    """A server beyond the hosts' network: on the address that this machine's own way out leaves from."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing
+        address = str(probe.getsockname()[0])
+    with socket.create_server((address, 0)) as server:
+        yield address, int(server.getsockname()[1])
+
+
+def test_hosts_have_no_way_out(hosts: Hosts, outside: tuple[str, int]) -> None:
+    socket.create_connection(outside, timeout=5).close()
+    attempt = f"import socket; socket.create_connection({outside!r}, timeout=5)"
     for name, host in hosts.group("all").items():
-        assert host.run(f'python3 -c "{attempt}"').rc != 0, name
-        assert host.run("getent hosts deb.debian.org").rc != 0, name
+        tried = host.run(f'python3 -c "{attempt}"')
+        assert tried.rc != 0, name
+        assert "unreachable" in tried.stderr, tried.stderr
+        assert host.check_output("ip route show default") == "", name
 
 
 def test_check_mode_on_untouched_hosts_predicts_what_the_first_run_changes(deployment: Deployment) -> None:
