@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pip._internal.models.index import PyPI
 from testbed import Ansible, Hosts, Run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,11 +102,12 @@ def explicit(path: Path, change: Mapping[str, str] | None = None) -> dict[str, s
 
 
 def test_hosts_have_no_way_out(hosts: Hosts) -> None:
-    address = socket.gethostbyname("deb.debian.org")
-    attempt = f"import socket; socket.create_connection(({address!r}, 80), timeout=5)"
+    with socket.create_connection((PyPI.netloc, 443), timeout=10) as reached:  # as the controller does
+        address = reached.getpeername()[0]
+    attempt = f"import socket; socket.create_connection(({address!r}, 443), timeout=5)"
     for name, host in hosts.group("all").items():
         assert host.run(f'python3 -c "{attempt}"').rc != 0, name
-        assert host.run("getent hosts deb.debian.org").rc != 0, name
+        assert host.run(f"timeout 3 getent hosts {PyPI.netloc}").rc != 0, name
 
 
 def test_check_mode_on_untouched_hosts_predicts_what_the_first_run_changes(deployment: Deployment) -> None:
