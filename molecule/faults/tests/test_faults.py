@@ -64,7 +64,8 @@ def healthy(cluster: Cluster) -> bool:
 def test_a_worker_process_is_killed_that_holds_data(cluster: Cluster, hosts: Hosts, held_job: str) -> None:
     kill(cluster, hosts, "worker1", WORKER, "worker")
     record = cluster.release_job(held_job)
-    assert (record["state"], record["attempts"], record["output"]) == ("finished", 1, HELD_SUM_OUTPUT)
+    assert (record["state"], record["attempts"]) == ("finished", 1)
+    assert record["output"].endswith(HELD_SUM_OUTPUT)
     assert healthy(cluster)
 
 
@@ -72,7 +73,8 @@ def test_a_nanny_is_killed(cluster: Cluster, hosts: Hosts, held_job: str) -> Non
     before = cluster.main_pid("worker1", WORKER)
     kill(cluster, hosts, "worker1", WORKER, "nanny")
     record = cluster.release_job(held_job)
-    assert (record["state"], record["attempts"], record["output"]) == ("finished", 1, HELD_SUM_OUTPUT)
+    assert (record["state"], record["attempts"]) == ("finished", 1)
+    assert record["output"].endswith(HELD_SUM_OUTPUT)
     assert healthy(cluster)
     assert cluster.main_pid("worker1", WORKER) not in (0, before)
 
