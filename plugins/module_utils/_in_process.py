@@ -29,6 +29,8 @@ ANSWER_SECONDS = 5.0
 """How long a stopping nanny waits for a scheduler that may be lost, and a scheduler for a worker's answer."""
 PAUSES = (0.02, 0.5)
 """Seconds between two looks at a worker that drains: at first, and at most."""
+REFUSED_SECONDS = 10.0
+"""How long a refused worker waits before it ends, as its launcher starts it again at once and a start costs a core."""
 NAMED = 10
 """How many keys or packages are named in a message."""
 
@@ -266,6 +268,7 @@ async def check_environment(nanny: t.Any) -> None:
         logger.warning("the worker joins, though %s", words)
         return
     logger.error("refused: %s. Run flotilla.dask.site, or set dask_environment_mismatch to warn.", words)
+    await asyncio.sleep(REFUSED_SECONDS)
     # Only what isn't an Exception gets past Dask's handling of preload modules.
     raise SystemExit(1)
 
