@@ -47,10 +47,13 @@ def systemctl_show(hosts: Hosts, host: str, process: str, name: str) -> str:
 @pytest.mark.parametrize(
     ("host", "process"), [("scheduler", "scheduler"), ("worker1", "worker-small-0"), ("worker1", "worker-large-0")]
 )
-def test_units_have_hardly_any_rights(hosts: Hosts, host: str, process: str) -> None:
+def test_units_have_hardly_any_rights(
+    hosts: Hosts, host: str, process: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = hosts[host].check_output(f"systemd-analyze security --no-pager dask-main-{process}")
     exposure = float(report.splitlines()[-1].split(": ")[1].split()[0])
-    print(f"systemd-analyze security: {process} {exposure}")
+    with capsys.disabled():
+        print(f"\nsystemd-analyze security: {process} {exposure}")
     assert exposure <= EXPOSURE, report
 
 
