@@ -71,7 +71,7 @@ EXAMPLES = r"""
 - name: Lock the lab's environment
   flotilla.dask.conda_lock:
     file: "{{ inventory_dir }}/environment.yml"
-    path: "{{ inventory_dir }}/analysis-lock.yml"
+    path: "{{ inventory_dir }}/.dask/analysis-lock.yml"
     platforms: [linux-64, linux-aarch64]
   delegate_to: localhost
   run_once: true
