@@ -115,7 +115,7 @@ def test_the_last_worker_says_what_is_lost_and_stops_at_once(cluster: Cluster, c
 def test_a_worker_stops_when_its_time_is_over_and_its_task_begins_again_elsewhere(
     cluster: Cluster, client: Client, gate: Path
 ) -> None:
-    cluster.kill(ONE)
+    cluster.lose(cluster.workers[0])
     cluster.launch(ONE, FLOTILLA_DRAIN_SECONDS="2")
     cluster.start()
     task = hold(client, cluster, ONE, gate)
@@ -185,7 +185,7 @@ def test_a_worker_with_other_software_is_refused_and_says_which(
     cluster.launch(ONE, **other_software, FLOTILLA_MISMATCH="warn")
     wait_for(lambda: cluster.registered() == set(cluster.workers), SECONDS, "the worker to join")
     assert "the worker joins, though " + mismatch(cluster) in cluster.log(ONE).read_text()
-    cluster.kill(ONE)
+    cluster.lose(cluster.workers[0])
 
 
 def test_a_client_with_other_software_is_told_which_and_refused(
