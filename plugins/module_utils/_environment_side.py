@@ -104,8 +104,10 @@ class Runner:
         while True:
             self._check_limits()
             try:
-                self.scheduler = scheduler_id(self.address, min(patience, ANSWER_SECONDS))
-                self._check_environment(min(patience, ANSWER_SECONDS))
+                timeout = min(patience, ANSWER_SECONDS)
+                identity, said = ask(self.address, timeout, WHO, ENVIRONMENT)
+                self.scheduler = str(identity["id"])
+                self._check_environment(timeout, said)
                 return
             except OSError as error:
                 if time.monotonic() >= end:
@@ -115,9 +117,9 @@ class Runner:
                     ) from error
             self.cancelled.wait(0.2)
 
-    def _check_environment(self, timeout: float) -> None:
+    def _check_environment(self, timeout: float, said: dict[str, str] | None) -> None:
         """Refuses to be a client with other software than the scheduler's, or says so where that is allowed."""
-        difference = scheduler_environment(self.address, timeout)["difference"]
+        difference = compare_environments(self.address, timeout, said)["difference"]
         if not difference:
             return
         words = "The software on this host differs: {0}.".format(difference)
@@ -345,18 +347,14 @@ def scheduler_id(address: str, timeout: float) -> str:
     return str(ask(address, timeout, WHO)[0]["id"])
 
 
-def scheduler_environment(address: str, timeout: float) -> dict[str, str]:
+def compare_environments(address: str, timeout: float, said: dict[str, str] | None) -> dict[str, str]:
     """Returns the ``environment`` of a scheduler, and in words as ``difference`` how this process's isn't the same.
 
     Both are empty for a scheduler that doesn't know, and the difference is for a process that has none to compare.
 
+    :param said: What the scheduler answered to ``ENVIRONMENT``; None from one that doesn't know the question.
     :raises OSError: it doesn't answer in time.
     """
-    return compare_environments(address, timeout, ask(address, timeout, ENVIRONMENT)[0])
-
-
-def compare_environments(address: str, timeout: float, said: dict[str, str] | None) -> dict[str, str]:
-    """As ``scheduler_environment``, for a scheduler that has said which one it has."""
     mine = os.environ.get("FLOTILLA_ENVIRONMENT", "")
     if said is None or mine in ("", said["environment"]):
         return {"environment": said["environment"] if said else "", "difference": ""}
@@ -367,7 +365,7 @@ def compare_environments(address: str, timeout: float, said: dict[str, str] | No
 
 def scheduler_state(address: str, timeout: float) -> dict[str, t.Any]:
     """Returns the scheduler's identity with all workers, their metrics as far as they are told, ``versions``, and what
-    ``scheduler_environment`` returns.
+    ``compare_environments`` returns.
 
     :raises OSError: it doesn't answer in time.
     """
