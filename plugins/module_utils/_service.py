@@ -33,11 +33,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Observed:
-    """One process as it is. ``running``: now; ``enabled``: at the next boot too."""
+    """One process as it is.
+
+    ``running``: now, a process that is being stopped included; ``stopping``: being stopped, by whoever; ``enabled``: at
+    the next boot too.
+    """
 
     definition: str
     running: bool = True
     enabled: bool = True
+    stopping: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Plan:
 def plan(wanted: t.Sequence[Wanted], observed: t.Mapping[str, Observed], restart_all: bool = False) -> Plan:
     """Returns how to get from ``observed`` to ``wanted``.
 
-    A process restarts only if its own definition changed, or with ``restart_all``.
+    A process restarts only if its own definition changed, if it is being stopped, or with ``restart_all``.
     """
     changed = {
         process.name: process.definition
@@ -66,13 +71,16 @@ def plan(wanted: t.Sequence[Wanted], observed: t.Mapping[str, Observed], restart
         if process.name not in observed or observed[process.name].definition != process.definition
     }
     running = {name for name, state in observed.items() if state.running}
+    stopping = {name for name, state in observed.items() if state.stopping}
     names = [process.name for process in wanted]
     return Plan(
         write=changed,
         remove=tuple(sorted(set(observed) - set(names))),
         enable=tuple(name for name in names if name not in observed or not observed[name].enabled),
         start=tuple(name for name in names if name not in running),
-        restart=tuple(name for name in names if name in running and (restart_all or name in changed)),
+        restart=tuple(
+            name for name in names if name in running and (restart_all or name in changed or name in stopping)
+        ),
     )
 
 

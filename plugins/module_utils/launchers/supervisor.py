@@ -20,13 +20,16 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     write_text,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import LONGEST_DRAIN
 
-RUNNING = ("STARTING", "RUNNING", "BACKOFF")
+STOPPING = "STOPPING"
+RUNNING = ("STARTING", "RUNNING", "BACKOFF", STOPPING)
 NO_DAEMON = 4
 """supervisorctl's exit status where nothing answers on the socket (LSB: status unknown)."""
 NOT_ALL_RUNNING = 3
 START_SECONDS = 30
 STOP_SECONDS = 120
+LONGEST_STOP = LONGEST_DRAIN + STOP_SECONDS
 STOPS_AT_ONCE = 32
 SCHEDULER = "scheduler"
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER")
@@ -52,10 +55,17 @@ class Supervisor(Launcher):
         return bool(self.daemon_definition) and read_text(self.configuration) != self.daemon_definition
 
     def observe(self) -> dict[str, Observed]:
-        running = self._running() or set()
+        states = self._running() or {}
         paths = glob.glob(os.path.join(glob.escape(self.programs), self.kind + "*.conf"))
         names = sorted(os.path.basename(path)[: -len(".conf")] for path in paths)
-        return {name: Observed(definition=read_text(self._path(name)) or "", running=name in running) for name in names}
+        return {
+            name: Observed(
+                definition=read_text(self._path(name)) or "",
+                running=name in states,
+                stopping=states.get(name) == STOPPING,
+            )
+            for name in names
+        }
 
     def apply(self, steps: Plan) -> None:
         # What drains does so at the same time, where supervisor would stop one after the other.
@@ -81,7 +91,7 @@ class Supervisor(Launcher):
         else:
             # Stops what was removed, restarts what changed, starts what is new, and leaves the rest alone.
             self._control("update")
-            running = self._running() or set()
+            running = self._running() or {}
             stopped = [name for name in (*steps.start, *steps.restart) if name not in running]
             if stopped:
                 self._control("start", *stopped)
@@ -97,15 +107,22 @@ class Supervisor(Launcher):
 
     def _stop(self, *names: str) -> None:
         """Stops those that run of some programs at once, and waits until they have."""
-        running = self._running() or set()
+        if not names:
+            return
+        states = self._running() or {}
+        to_stop = [name for name in names if states.get(name, STOPPING) != STOPPING]
         with ThreadPoolExecutor(STOPS_AT_ONCE) as pool:
-            list(pool.map(lambda name: self._control("stop", name), [name for name in names if name in running]))
+            list(pool.map(lambda name: self._control("stop", name), to_stop))
+        # Those that somebody else had begun to stop; supervisor ends them itself when their time is over.
+        wait_for(
+            lambda: not set(names) & set(self._running() or {}), LONGEST_STOP, "supervisor to stop " + ", ".join(names)
+        )
 
     def _path(self, name: str) -> str:
         return os.path.join(self.programs, name + ".conf")
 
-    def _running(self) -> set[str] | None:
-        """The names of the programs that run, or None where no daemon does."""
+    def _running(self) -> dict[str, str] | None:
+        """The states of the programs that run or are being stopped, or None where no daemon does."""
         if not os.path.exists(self.configuration):
             return None
         output = self._control("status", accept=(0, NOT_ALL_RUNNING, NO_DAEMON))
@@ -113,7 +130,7 @@ class Supervisor(Launcher):
         states = {line[0]: line[1] for line in words if len(line) > 1 and line[1].isupper()}
         if not states and ("no such file" in output or "refused" in output):
             return None
-        return {name for name, state in states.items() if state in RUNNING}
+        return {name: state for name, state in states.items() if state in RUNNING}
 
     def _control(self, *words: str, accept: tuple[int, ...] = (0,)) -> str:
         return run([os.path.join(self.commands, "supervisorctl"), "-c", self.configuration, *words], accept)

@@ -18,7 +18,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     write_text,
 )
 
-RUNNING = ("active", "activating", "reloading")
+STOPPED = ("inactive", "failed")
+STOPPING = "deactivating"
 
 
 class Systemd(Launcher):
@@ -40,7 +41,8 @@ class Systemd(Launcher):
         return {
             name: Observed(
                 definition=read_text(self._path(name)) or "",
-                running=states[name].get("ActiveState") in RUNNING,
+                running=states[name].get("ActiveState") not in STOPPED,
+                stopping=states[name].get("ActiveState") == STOPPING,
                 enabled=states[name].get("UnitFileState") == "enabled",
             )
             for name in names

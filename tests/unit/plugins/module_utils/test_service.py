@@ -31,7 +31,10 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
 NAMES = st.sampled_from(["scheduler", "worker-cpu-0", "worker-cpu-1", "worker-gpu-0"])
 DEFINITIONS = st.sampled_from(["sleep 1", "sleep 2"])
 WANTED = st.dictionaries(NAMES, DEFINITIONS).map(lambda each: [Wanted(name, text) for name, text in each.items()])
-OBSERVED = st.dictionaries(NAMES, st.builds(Observed, DEFINITIONS, st.booleans(), st.booleans()))
+STATES = st.builds(Observed, DEFINITIONS, st.booleans(), st.booleans()) | st.builds(
+    Observed, DEFINITIONS, st.just(True), st.booleans(), stopping=st.just(True)
+)
+OBSERVED = st.dictionaries(NAMES, STATES)
 
 
 def carried_out(steps: Plan, observed: t.Mapping[str, Observed]) -> dict[str, Observed]:
@@ -42,6 +45,7 @@ def carried_out(steps: Plan, observed: t.Mapping[str, Observed]) -> dict[str, Ob
         after[name] = Observed(
             definition=steps.write.get(name, before.definition),
             running=before.running or name in steps.start,
+            stopping=before.stopping and name not in steps.restart,
             enabled=before.enabled or name in steps.enable,
         )
     for name in steps.stop:
@@ -70,12 +74,16 @@ def test_once_a_plan_is_carried_out_there_is_nothing_left_to_do(
 
 @given(WANTED, OBSERVED)
 @settings(max_examples=300)
-def test_only_a_running_process_whose_own_definition_changed_restarts(
+def test_only_a_running_process_that_changed_or_is_being_stopped_restarts(
     wanted: list[Wanted], observed: dict[str, Observed]
 ) -> None:
     steps = plan(wanted, observed)
     running = {process for process in wanted if process.name in observed and observed[process.name].running}
-    changed = {process.name for process in running if process.definition != observed[process.name].definition}
+    changed = {
+        process.name
+        for process in running
+        if process.definition != observed[process.name].definition or observed[process.name].stopping
+    }
     assert set(steps.restart) == changed
     assert set(plan(wanted, observed, restart_all=True).restart) == {process.name for process in running}
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,25 @@ def test_programs_that_are_stopped_take_their_time_together_and_stay_defined(dae
     assert not plan_stop(launcher.observe())
     assert daemon.ensure("worker", programs) == Plan(start=("worker-0", "worker-1"))
     daemon.programs("scheduler", *programs)
+
+
+def test_a_program_that_somebody_is_stopping_already_is_waited_for(daemon: Daemon, tmp_path: Path) -> None:
+    drain = "trap 'touch {0}/stops; until test -e {0}/go; do sleep 0.05; done; touch {0}/ended; exit' TERM; sleep 100 & wait"
+    programs = {"worker-0": ["sh", "-c", drain.format(shlex.quote(str(tmp_path)))]}
+    daemon.ensure("worker", programs)
+    daemon.programs("worker-0")
+    launcher = daemon.launcher("worker")
+    command = [os.path.join(launcher.commands, "supervisorctl"), "-c", launcher.configuration, "stop", "worker-0"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL), ThreadPoolExecutor() as pool:
+        wait_for((tmp_path / "stops").exists, SECONDS, "the program to be stopping")
+        steps = plan_stop(launcher.observe())
+        assert steps == Plan(stop=("worker-0",))
+        stopped = pool.submit(launcher.apply, steps)
+        (tmp_path / "go").touch()
+        stopped.result()
+    assert (tmp_path / "ended").exists()
+    assert daemon.ensure("worker", programs) == Plan(start=("worker-0",))
+    daemon.programs("worker-0")
 
 
 def test_a_new_configuration_restarts_the_daemon_and_all_of_its_programs(daemon: Daemon) -> None:
