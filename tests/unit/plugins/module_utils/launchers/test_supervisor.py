@@ -180,7 +180,9 @@ def test_programs_that_are_stopped_take_their_time_together_and_stay_defined(dae
 
 
 def test_a_program_that_somebody_is_stopping_already_is_waited_for(daemon: Daemon, tmp_path: Path) -> None:
-    drain = "trap 'touch {0}/stops; until test -e {0}/go; do sleep 0.05; done; touch {0}/ended; exit' TERM; sleep 100 & wait"
+    drain = (
+        "trap 'touch {0}/stops; until test -e {0}/go; do sleep 0.05; done; touch {0}/ended; exit' TERM;sleep 100 & wait"
+    )
     programs = {"worker-0": ["sh", "-c", drain.format(shlex.quote(str(tmp_path)))]}
     daemon.ensure("worker", programs)
     daemon.programs("worker-0")
