@@ -27,6 +27,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings impo
     read_downloads,
     read_environment,
     read_groups,
+    read_host,
     read_scheduler_memory,
 )
 
@@ -82,19 +83,21 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Returns what runs on one host, and all that follows from it.
 
     :param settings: The collection-wide variables by their names (``dask_cluster_name``, ``dask_worker_groups`` …);
-        ``dask_host``: a mapping like ``settings.Host``; ``dask_promised_workers``: the result of ``promised_workers``;
+        ``dask_host``: a mapping like ``settings.Host``; ``dask_proxy_hosts`` and ``dask_monitoring_hosts``: names of
+        hosts; ``dask_promised_workers``: the result of ``promised_workers``;
         ``dask_runs_scheduler`` and ``dask_runs_workers``: whether this host does; ``dask_in_process_digest``:
         identifies the text of the module that every process preloads.
     :raises SettingsError: with every value that was refused.
     """
     reader = Reader(settings)
-    host = _read_host(reader, settings)
     cluster = read_cluster(reader)
+    runs_scheduler = bool(settings.get("dask_runs_scheduler", False))
+    runs_workers = bool(settings.get("dask_runs_workers", False))
+    host = read_host(reader, cluster, runs_scheduler or runs_workers)
     environment = read_environment(reader, host)
     downloads = read_downloads(reader)
-    runs_scheduler = bool(settings.get("dask_runs_scheduler", False))
     scheduler_memory = read_scheduler_memory(reader, host) if runs_scheduler else None
-    groups = read_groups(reader, host) if settings.get("dask_runs_workers", False) else []
+    groups = read_groups(reader, host) if runs_workers else []
     scope = _scope(cluster, host)
     launcher = _launcher(cluster, host, scope)
     _refuse_port_collisions(reader, cluster, groups, host, runs_scheduler)
@@ -137,6 +140,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "user": user,
         "address": host.address,
         "tls": cluster.tls,
+        "firewall": cluster.firewall,
         "directories": place.as_dict(),
         "writable": [place.state, *sorted(spill - {place.spill})],
         "environment": {
@@ -149,7 +153,8 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "bootstrap": _bootstrap(environment, launcher),
         },
         "downloads": asdict(downloads),
-        "processes": [asdict(process) for process in processes],
+        # As a dictionary each, without copies of what they share: there may be many of them.
+        "processes": [{**vars(process)} for process in processes],
         "configuration": configuration,
         "description": {
             "cluster": cluster.name,
@@ -161,7 +166,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "user": user,
             "jobs": place.jobs,
             "logs": _logs(cluster, launcher, place),
-            "workers": list(settings.get("dask_promised_workers", [])),
+            "workers": settings.get("dask_promised_workers", []),
             "ports": sorted(port for process in processes for port in process.ports.values()),
         },
     }
@@ -189,14 +194,6 @@ def promised_workers(groups_by_host: t.Mapping[str, t.Any]) -> list[dict[str, t.
                     }
                 )
     return promised
-
-
-def _read_host(reader: Reader, settings: t.Mapping[str, t.Any]) -> Host:
-    values = dict(settings.get("dask_host", {}))
-    values["taken"] = {int(port): cluster for port, cluster in values.get("taken", {}).items()}
-    values["address"] = reader.address("dask_host_address", values.get("address"))
-    values["http_address"] = reader.address("dask_http_address", values.get("http_address", Host.http_address))
-    return Host(**values)
 
 
 def _generation(environment: Environment) -> str:
@@ -228,12 +225,13 @@ def _logs(cluster: Cluster, launcher: str, place: Layout) -> str:
     return "tail {0}/*.log".format(place.logs)
 
 
-def _authority(host: str, port: int) -> str:
+def authority(host: str, port: int) -> str:
+    """Host and port as in a URL."""
     return "[{0}]:{1}".format(host, port) if ":" in host else "{0}:{1}".format(host, port)
 
 
 def _scheduler_address(cluster: Cluster) -> str:
-    return "{0}://{1}".format(_protocol(cluster), _authority(cluster.scheduler_host, cluster.scheduler_port))
+    return "{0}://{1}".format(_protocol(cluster), authority(cluster.scheduler_host, cluster.scheduler_port))
 
 
 def _protocol(cluster: Cluster) -> str:
@@ -250,7 +248,7 @@ def _encryption(cluster: Cluster, place: Layout) -> dict[str, t.Any]:
 
 
 def _dashboard(cluster: Cluster, host: Host) -> str:
-    return "http://{0}/status".format(_authority(host.http_address, cluster.scheduler_dashboard_port))
+    return "http://{0}/status".format(authority(host.http_address, cluster.scheduler_dashboard_port))
 
 
 def _worker_name(host: str, group: WorkerGroup, index: int) -> str:
@@ -272,7 +270,7 @@ def _scheduler(
     argv = _module(python, "dask_scheduler")
     argv += ("--protocol", _protocol(cluster))
     argv += ("--host", cluster.scheduler_host, "--port", str(cluster.scheduler_port))
-    argv += ("--dashboard-address", _authority(host.http_address, cluster.scheduler_dashboard_port))
+    argv += ("--dashboard-address", authority(host.http_address, cluster.scheduler_dashboard_port))
     for module in (IN_PROCESS, *cluster.scheduler_preload):
         argv += ("--preload", module)
     return Process(
@@ -315,7 +313,7 @@ def _workers(
         worker = _worker_name(host.name, group, index)
         argv = (*_module(python, "dask_worker"), _scheduler_address(cluster), "--name", worker, "--host", host.address)
         argv += ("--worker-port", str(ports["worker"]), "--nanny-port", str(ports["nanny"]))
-        argv += ("--dashboard-address", _authority(host.http_address, ports["dashboard"]))
+        argv += ("--dashboard-address", authority(host.http_address, ports["dashboard"]))
         argv += ("--nthreads", str(group.threads), "--memory-limit", str(limit))
         argv += ("--local-directory", local_directory)
         if group.resources:

@@ -17,14 +17,16 @@ from dataclasses import dataclass, field
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 
-LAUNCHERS = ("auto", "systemd", "supervisor")
-SCOPES = ("auto", "system", "user")
+AUTO = "auto"
+LAUNCHERS = (AUTO, "systemd", "supervisor")
+SCOPES = (AUTO, "system", "user")
 MISMATCHES = ("refuse", "warn")
 LONGEST_DRAIN = 24 * 3600
 METHODS = ("venv", "conda", "existing")
 DOWNLOADERS = ("host", "controller")
 PORT_KINDS = ("worker", "nanny", "dashboard")
 FIRST_PORT, LAST_PORT = 1024, 65535
+LOOPBACK = "127.0.0.1"
 DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
@@ -47,7 +49,7 @@ class Host:
 
     name: str
     address: str
-    http_address: str = "127.0.0.1"
+    http_address: str = LOOPBACK
     memory: int | None = None
     service_manager: str = ""
     root: bool = False
@@ -128,7 +130,11 @@ class WorkerGroup:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is the same on all hosts of a cluster."""
+    """What is the same on all hosts of a cluster.
+
+    ``firewall``: whether only whom the plan's ports are for reaches them. ``http_hosts``: the hosts, by name, that
+    dashboards and metrics are for: proxies and monitoring.
+    """
 
     name: str
     launcher: str
@@ -143,6 +149,8 @@ class Cluster:
     configuration: t.Mapping[str, t.Any]
     drain_seconds: int
     environment_mismatch: str
+    firewall: bool
+    http_hosts: tuple[str, ...]
 
 
 class Reader:
@@ -305,7 +313,39 @@ def read_cluster(reader: Reader) -> Cluster:
         environment_mismatch=reader.choice(
             "dask_environment_mismatch", get("dask_environment_mismatch", "refuse"), MISMATCHES
         ),
+        firewall=reader.boolean("dask_firewall", get("dask_firewall", False)),
+        http_hosts=tuple(sorted({*get("dask_proxy_hosts", ()), *get("dask_monitoring_hosts", ())})),
     )
+
+
+def read_host(reader: Reader, cluster: Cluster, runs: bool) -> Host:
+    """Reads ``dask_host`` and the addresses that its processes listen on; problems stay with ``reader``.
+
+    :param runs: Whether anything of the cluster runs on the host.
+    """
+    values = dict(reader.settings.get("dask_host", {}))
+    values["taken"] = {int(port): owner for port, owner in values.get("taken", {}).items()}
+    values["address"] = reader.address("dask_host_address", values.get("address"))
+    others = [name for name in cluster.http_hosts if name != values["name"]] if runs else []
+    wanted = values.get("http_address", AUTO)
+    if wanted == AUTO:
+        wanted = values["address"] if others and cluster.firewall else LOOPBACK
+    values["http_address"] = reader.address("dask_http_address", wanted)
+    if others and is_loopback(values["http_address"]):
+        reader.refuse(
+            "dask_http_address",
+            wanted,
+            "an address of host {0} that {1} can reach, as dashboards and metrics are served there; or dask_firewall: "
+            "true, with which they listen on the host's address, open to nobody else".format(
+                values["name"], ", ".join(others)
+            ),
+        )
+    return Host(**values)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address, or the name that always stands for one, is reached from its own host alone."""
+    return address in ("localhost", "::1") or address.startswith("127.")
 
 
 def read_scheduler_memory(reader: Reader, host: Host) -> int | None:
