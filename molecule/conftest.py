@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from door import PREFIXES, Door
+from playwright.sync_api import Browser, sync_playwright
 from testbed import Ansible, Cluster, Hosts, Machines
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +51,31 @@ def held_job(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def machines(hosts: Hosts) -> Machines:
     return Machines(hosts)
+
+
+@pytest.fixture(scope="session")
+def doors(hosts: Hosts) -> dict[str, Door]:
+    authority = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "certificates", "issuer", "ca.crt")
+    return {host: Door(host, hosts.address(host), prefix, authority) for host, prefix in PREFIXES.items()}
+
+
+@pytest.fixture(params=PREFIXES)
+def door(request: pytest.FixtureRequest, doors: dict[str, Door]) -> Door:
+    return doors[request.param]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = subprocess.run([ROOT / "tests/fixtures/chromium"], check=True, capture_output=True, text=True).stdout.strip()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Path:
+    """Where pictures are kept that a test takes."""
+    directory = ROOT / "build" / "pictures"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory

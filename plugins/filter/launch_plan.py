@@ -14,6 +14,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskE
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import quoting
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.proxy import proxy_site
 
 
 def _in_words(function: t.Callable[[t.Mapping[str, t.Any]], t.Any]) -> t.Callable[[t.Any], t.Any]:
@@ -47,6 +48,7 @@ class FilterModule:
             "cluster_endpoints": _in_words(cluster_endpoints),
             "launch_plan": _in_words(launch_plan),
             "promised_workers": _in_words(promised_workers),
+            "proxy_site": _in_words(proxy_site),
             "supervisor_word": quoting.supervisor_word,
             "systemd_value": quoting.systemd_value,
             "systemd_word": quoting.systemd_word,

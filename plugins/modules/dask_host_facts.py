@@ -59,6 +59,10 @@ ansible_facts:
           description: The address that the host's default route leaves from; empty if there is none.
           type: str
           returned: success
+        ipv6:
+          description: Whether the host speaks IPv6.
+          type: bool
+          returned: success
         memory:
           description: The memory in bytes, of the host or of the control group that it is confined to.
           type: int
@@ -187,6 +191,7 @@ def main() -> None:
         others = [found for found in find_clusters(options["home"]) if found["cluster"] != options["cluster"]]
         facts = {
             "address": address(),
+            "ipv6": os.path.exists("/proc/net/if_inet6"),
             "memory": memory(),
             "service_manager": read("/proc/1/comm"),
             "root": root,

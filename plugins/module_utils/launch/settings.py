@@ -12,7 +12,7 @@ from __future__ import annotations
 import posixpath
 import re
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
@@ -323,7 +323,8 @@ def read_host(reader: Reader, cluster: Cluster, runs: bool) -> Host:
 
     :param runs: Whether anything of the cluster runs on the host.
     """
-    values = dict(reader.settings.get("dask_host", {}))
+    known = {each.name for each in fields(Host)}
+    values = {name: value for name, value in reader.settings.get("dask_host", {}).items() if name in known}
     values["taken"] = {int(port): owner for port, owner in values.get("taken", {}).items()}
     values["address"] = reader.address("dask_host_address", values.get("address"))
     others = [name for name in cluster.http_hosts if name != values["name"]] if runs else []

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Why a certificate has to be issued anew."""
+"""What is wrong with a certificate, and whom it is for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ansible.errors import AnsibleFilterError
 
 with contextlib.suppress(ImportError):  # ansible-core brings it along, but not where ansible-test imports plugins
     from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
 
 
 def certificate_due(certificate: str, issuer: str, names: t.Sequence[str], days: int) -> str:
@@ -41,6 +42,31 @@ def certificate_due(certificate: str, issuer: str, names: t.Sequence[str], days:
         return f"it expires on {found.not_valid_after_utc:%Y-%m-%d at %H:%M} UTC"
     if subjects(found) != set(map(str, names)):
         return "it is for other names"
+    return ""
+
+
+def certificate_problem(certificate: str, key: str) -> str:
+    """Returns in words why a certificate that somebody gave cannot be used, or an empty string where it can.
+
+    :param certificate: PEM text, those of intermediate authorities after it.
+    :param key: Its private key without a passphrase, as PEM text.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(certificate.encode())[0]
+    except ValueError:
+        return "it isn't a certificate in PEM format"
+    try:
+        private = serialization.load_pem_private_key(key.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return "its key isn't a private key in PEM format without a passphrase"
+    shape = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    if private.public_key().public_bytes(*shape) != found.public_key().public_bytes(*shape):
+        return "the key is another certificate's"
+    now = datetime.datetime.now(datetime.timezone.utc)
+    if found.not_valid_after_utc <= now:
+        return f"it expired on {found.not_valid_after_utc:%Y-%m-%d at %H:%M} UTC"
+    if found.not_valid_before_utc > now:
+        return f"it is good from {found.not_valid_before_utc:%Y-%m-%d at %H:%M} UTC only"
     return ""
 
 
@@ -71,4 +97,8 @@ class FilterModule:
     """The filters of certificates."""
 
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
-        return {"certificate_due": certificate_due, "subject_alternative_names": subject_alternative_names}
+        return {
+            "certificate_due": certificate_due,
+            "certificate_problem": certificate_problem,
+            "subject_alternative_names": subject_alternative_names,
+        }

@@ -8,7 +8,7 @@ import certificates
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.flotilla.dask.plugins.filter.certificate_due import (
+from ansible_collections.flotilla.dask.plugins.filter.certificates import (
     certificate_due,
     subject_alternative_names,
 )

@@ -1,0 +1,162 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a scientist does: opens the address in a browser, logs in, and watches a job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from door import ALICE, Door
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+from testbed import Cluster, Hosts
+
+SECONDS = 60_000  # milliseconds, as the browser's waits take them
+
+# Tasks of two kinds that take a while, one after the other on two workers, until a file says that it is enough.
+WATCHED = """
+import os, time
+from dask.distributed import Client, wait
+def prepare(x): time.sleep(0.3); return x
+def analyse(x): time.sleep(0.5); return [x] * 200_000
+with Client() as client:
+    results = []
+    while not os.path.exists("/var/lib/dask/main/enough"):
+        first = len(results)
+        prepared = client.map(prepare, range(first, first + 20), pure=False)
+        results += client.map(analyse, prepared, pure=False)
+        wait(results)
+    print(len(results))
+"""
+
+# The titles of a page's plots, and how many models it has: Bokeh draws them, they are no text of the page.
+TITLES = """() => Bokeh.documents.flatMap(each => [...each._all_models.values()])
+    .filter(each => each.type === "Title").map(each => each.text ?? "")"""
+PROGRESS = re.compile(r"Progress -- total: (\d+), .*in-memory: (\d+)")
+
+
+@pytest.fixture
+def log_in(browser: Browser, pictures: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., BrowserContext]]:
+    """Opens a window of somebody who answers with this name and password; a picture of each page is kept."""
+    windows = []
+
+    def open_window(user: str, password: str) -> BrowserContext:
+        windows.append(
+            browser.new_context(
+                ignore_https_errors=True,  # that the certificate is good is another test's business
+                http_credentials={"username": user, "password": password},
+                viewport={"width": 1280, "height": 800},
+            )
+        )
+        return windows[-1]
+
+    yield open_window
+    name = re.sub(r"\W+", "-", str(request.node.name)).strip("-")
+    pages = [page for window in windows for page in window.pages]
+    for number, page in enumerate(pages, 1):
+        page.screenshot(path=pictures / f"{name}-{number}.png")
+    for window in windows:
+        window.close()
+
+
+@pytest.fixture
+def watched_job(cluster: Cluster, hosts: Hosts) -> Iterator[None]:
+    """A job that goes on for as long as somebody looks at it."""
+    hosts["scheduler"].check_output("rm -f /var/lib/dask/main/enough")
+    assert cluster.job("watched", script="watched.py", content=WATCHED, state="submitted")["changed"]
+    yield
+    hosts["scheduler"].check_output("touch /var/lib/dask/main/enough")
+    assert cluster.job("watched", script="watched.py", content=WATCHED)["job"]["state"] == "finished"
+    cluster.job("watched", state="absent")
+    hosts["scheduler"].check_output("rm /var/lib/dask/main/enough")
+
+
+def progress(page: Page) -> tuple[int, int]:
+    """How many tasks the page says there are, and how many of them are done."""
+    found = [PROGRESS.match(title) for title in page.evaluate(TITLES)]
+    counts = [tuple(map(int, match.groups())) for match in found if match]
+    return (counts[0][0], counts[0][1]) if counts else (0, 0)
+
+
+def wait_for_progress(page: Page, beyond: int) -> int:
+    """Waits until the page, which nobody loads again, shows more tasks done."""
+    for _attempt in range(300):
+        done = progress(page)[1]
+        if done > beyond:
+            return done
+        page.wait_for_timeout(200)
+    raise AssertionError(f"no more than {beyond} tasks were done after a minute: {page.evaluate(TITLES)}")
+
+
+@pytest.mark.usefixtures("watched_job")
+def test_somebody_logs_in_watches_a_job_and_looks_at_a_worker(
+    door: Door, log_in: Callable[..., BrowserContext], pictures: Path
+) -> None:
+    window = log_in(*ALICE)
+    window.set_default_timeout(SECONDS)
+    page = window.new_page()
+    missing: list[str] = []
+    page.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+
+    page.goto(f"{door.url}/status")
+    page.wait_for_function("() => window.Bokeh && Bokeh.documents.length")
+    first = wait_for_progress(page, 0)
+    second = wait_for_progress(page, first + 40)
+    assert second > first
+    assert sockets == [f"{door.url}/status/ws".replace("https", "wss")]
+    page.screenshot(path=pictures / f"status-{door.host}.png")
+
+    page.get_by_role("link", name="Info", exact=True).click()
+    page.get_by_role("link", name="dashboard", exact=True).first.click()
+    page.wait_for_function("() => window.Bokeh && Bokeh.documents.length")
+    assert re.fullmatch(re.escape(door.url) + r"/proxy/9200/[0-9.]+/status", page.url)
+    expect(page).to_have_title(re.compile("Worker"))
+    assert sockets[-1].endswith("/status/ws")
+    assert "/proxy/9200/" in sockets[-1]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", ["workers", "tasks", "system", "profile", "graph", "groups"])
+def test_the_data_of_every_page_is_updated(door: Door, log_in: Callable[..., BrowserContext], name: str) -> None:
+    page = log_in(*ALICE).new_page()
+    frames: list[str | bytes] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
+    page.goto(f"{door.url}/{name}")
+    page.wait_for_function("() => window.Bokeh && Bokeh.documents.length")
+    before = len(frames)
+    for _attempt in range(300):
+        if len(frames) > before + 3:
+            break
+        page.wait_for_timeout(100)
+    assert len(frames) > before + 3
+
+
+def test_the_table_of_workers_can_be_sorted(door: Door, log_in: Callable[..., BrowserContext]) -> None:
+    page = log_in(*ALICE).new_page()
+    missing: list[str] = []
+    page.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
+    page.goto(f"{door.url}/info/main/workers.html", wait_until="networkidle")
+    assert page.locator("tbody tr").count() == 2
+    assert missing == []
+
+
+def test_a_wrong_password_shows_nothing(door: Door, log_in: Callable[..., BrowserContext]) -> None:
+    page = log_in("alice", "wrong horse").new_page()
+    answer = page.goto(f"{door.url}/status")
+    assert answer is not None
+    assert answer.status == 401
+    assert "Dask" not in page.title()
+    opened = page.evaluate(
+        """url => new Promise(answer => {
+            const socket = new WebSocket(url);
+            socket.onopen = () => answer(true);
+            socket.onerror = () => answer(false);
+        })""",
+        f"{door.url}/status/ws".replace("https", "wss"),
+    )
+    assert not opened

@@ -1,0 +1,188 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a proxy serves: which address leads to which page of which cluster, and to nothing else.
+
+Private to this collection.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import typing as t
+
+from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import LAST_PORT, Reader
+
+IMPLEMENTATIONS = ("nginx", "traefik")
+ISSUERS = ("cluster", "own")
+
+_NAME = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*"
+)
+_PREFIX = re.compile(r"/([A-Za-z0-9_-][A-Za-z0-9._-]*/)*")
+_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+_BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
+_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~%!&()*+,:=@?/-]*)?")
+
+
+def proxy_site(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Returns what the proxy on one host serves.
+
+    :param settings: The variables of role dask_proxy by the names that the inventory uses; ``dask_cluster_name``;
+        ``host``: the proxy's inventory name; ``plans``: host's name to launch plan, of all hosts of the cluster and of
+        the proxy itself; ``beside``: the ``cluster`` of every other cluster that this proxy serves.
+    :return: ``implementation``, ``issuer``, ``names`` (host names, as in a URL), ``origins`` (scheme, name and port),
+        ``http_port`` (0 for none), ``https_port``, ``cluster`` (what is particular to this one) and ``clusters`` (that
+        and those beside it). A cluster has its ``prefix`` (begins and ends with a slash), ``scheduler`` (address and
+        port of its pages), ``workers`` (what comes after ``proxy/`` in the links of Dask's pages to address and port),
+        ``users`` (their names) or ``auth_request`` and ``sign_in``, ``log_ins_per_minute``, and ``passwords``, which
+        changes with them. Nothing of it is secret.
+    :raises SettingsError: with every value that was refused.
+    """
+    reader = Reader(settings)
+    plans = settings["plans"]
+    host = plans[settings["host"]]
+    names = _read_names(reader, settings.get("dask_proxy_names") or [settings["host"], host["address"]])
+    https_port = _read_port(reader, "dask_proxy_https_port", settings.get("dask_proxy_https_port", 443), 1)
+    http_port = _read_port(reader, "dask_proxy_http_port", settings.get("dask_proxy_http_port", 80), 0)
+    _refuse_taken_ports(reader, https_port, http_port, host)
+    cluster = {
+        "cluster": settings["dask_cluster_name"],
+        "prefix": _read_prefix(reader, settings.get("dask_proxy_prefix", "/"), settings["beside"]),
+        **_routes(reader, plans),
+        **_read_authentication(reader),
+    }
+    implementation = reader.choice(
+        "dask_proxy_implementation", settings.get("dask_proxy_implementation", "nginx"), IMPLEMENTATIONS
+    )
+    default_issuer = "cluster" if host["tls"] else "own"
+    issuer = reader.choice("dask_proxy_issuer", settings.get("dask_proxy_issuer") or default_issuer, ISSUERS)
+    if issuer == "cluster" and not host["tls"]:
+        reader.refuse("dask_proxy_issuer", issuer, "own, as with dask_tls: false the cluster has no authority")
+    reader.finish()
+    return {
+        "implementation": implementation,
+        "issuer": issuer,
+        "names": names,
+        "origins": ["https://" + name + ("" if https_port == 443 else ":{0}".format(https_port)) for name in names],
+        "http_port": http_port,
+        "https_port": https_port,
+        "cluster": cluster,
+        "clusters": sorted([*settings["beside"], cluster], key=lambda each: str(each["cluster"])),
+    }
+
+
+def _read_names(reader: Reader, value: t.Any) -> list[str]:
+    variable = "dask_proxy_names"
+    names = []
+    for index, name in enumerate(reader.sequence(variable, value)):
+        if is_address(name):
+            names.append("[{0}]".format(name) if ":" in name else str(name))
+        elif isinstance(name, str) and _NAME.fullmatch(name):
+            names.append(name.lower())
+        else:
+            reader.refuse(
+                "{0}[{1}]".format(variable, index),
+                name,
+                "a host name or an IP address that browsers reach the proxy at",
+            )
+    return sorted(set(names))
+
+
+def _read_port(reader: Reader, variable: str, value: t.Any, lowest: int) -> int:
+    return reader.integer(variable, value, lowest, LAST_PORT, "a port," if lowest else "a port, or 0 for none,")
+
+
+def _refuse_taken_ports(reader: Reader, https_port: int, http_port: int, plan: t.Mapping[str, t.Any]) -> None:
+    taken = {port: process["name"] for process in plan["processes"] for port in process["ports"].values()}
+    for variable, port in (("dask_proxy_https_port", https_port), ("dask_proxy_http_port", http_port)):
+        if port in taken:
+            reader.refuse(variable, port, "a port that {0} of the same host doesn't use".format(taken[port]))
+    if https_port == http_port:
+        reader.refuse("dask_proxy_http_port", http_port, "another port than dask_proxy_https_port, or 0 for none")
+
+
+def _read_prefix(reader: Reader, value: t.Any, beside: t.Sequence[t.Mapping[str, t.Any]]) -> str:
+    variable = "dask_proxy_prefix"
+    prefix = str(value).rstrip("/") + "/"
+    if not _PREFIX.fullmatch(prefix):
+        reader.refuse(
+            variable, value, "a path that begins with '/', of letters, digits, '.', '_' and '-', such as / or /main"
+        )
+    for other in beside:
+        if other["prefix"] == prefix:
+            reader.refuse(
+                variable, value, "a prefix that cluster {0} of this proxy hasn't got".format(other["cluster"])
+            )
+    return prefix
+
+
+def _routes(reader: Reader, plans: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    """Dask's pages link to a worker's by its port and the address that it is connected from."""
+    scheduler = ""
+    workers = {}
+    for endpoint in cluster_endpoints(plans):
+        if not is_address(endpoint["address"]):
+            reader.refuse(
+                "dask_host_address",
+                endpoint["address"],
+                "for host {0} behind a proxy an IP address, as Dask's links to workers have it".format(
+                    endpoint["host"]
+                ),
+            )
+        if endpoint["kind"] == "scheduler":
+            scheduler = endpoint["http"]
+        else:
+            workers["{http_port}/{address}".format(**endpoint)] = endpoint["http"]
+    return {"scheduler": scheduler, "workers": workers}
+
+
+def _read_authentication(reader: Reader) -> dict[str, t.Any]:
+    """Users with passwords, or somebody else who is asked."""
+    get = reader.settings.get
+    users = {}
+    for name, hashed in reader.mapping("dask_proxy_users", get("dask_proxy_users")).items():
+        if not isinstance(name, str) or not _USER.fullmatch(name):
+            reader.refuse("dask_proxy_users", name, "names of at most 64 letters, digits and '._@+-'")
+        elif not isinstance(hashed, str) or not _BCRYPT.fullmatch(hashed):
+            # Whatever it is, it may be a password: it is not repeated.
+            reader.refuse(
+                "dask_proxy_users." + name,
+                "(not shown)",
+                "a bcrypt hash, which starts with $2b$ or $2y$; 'htpasswd -nB {0}' makes one".format(name),
+            )
+        else:
+            users[name] = str(hashed)
+    urls = {}
+    for key in ("auth_request", "sign_in"):
+        urls[key] = str(get("dask_proxy_" + key) or "")
+        if urls[key] and not _URL.fullmatch(urls[key]):
+            reader.refuse("dask_proxy_" + key, urls[key], "an address that starts with https:// or http://")
+    if bool(users) == bool(urls["auth_request"]) and not reader.problems:
+        reader.refuse(
+            "dask_proxy_users",
+            ", ".join(users),
+            "users with bcrypt hashes of their passwords, or dask_proxy_auth_request; one of both, and not both",
+        )
+    per_minute = get("dask_proxy_log_ins_per_minute", 20)
+    return {
+        "users": sorted(users),
+        **urls,
+        "log_ins_per_minute": reader.integer(
+            "dask_proxy_log_ins_per_minute", per_minute, 1, 6000, "a number of failed log-ins"
+        ),
+        "passwords": digest(users),
+    }
+
+
+def is_address(text: t.Any) -> bool:
+    """Whether a text is an IP address."""
+    try:
+        ipaddress.ip_address(str(text))
+    except ValueError:
+        return False
+    return True
