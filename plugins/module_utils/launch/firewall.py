@@ -22,8 +22,8 @@ OPEN_TO = {
     "nanny": ("cluster",),
     "dashboard": ("proxies", "monitoring"),
 }
-"""Purpose of a port to those who may connect. Clients send data to workers and fetch results from them directly, but have
-nothing to say to nannies. Inside a cluster nobody asks for HTTP, except a host its own processes, which no rule stops."""
+"""Purpose of a port to those who may connect. Clients send data to workers and fetch results from them directly, but
+have nothing to say to nannies. Inside a cluster a host asks its own processes alone for HTTP, which no rule stops."""
 
 HOSTS = ("cluster", "proxies", "monitoring")
 """Those whose addresses are hosts of the inventory."""

@@ -42,7 +42,8 @@ class Host:
 
     ``memory``: bytes, or None where it isn't known. ``taken``: ports of other clusters here, port to cluster's name.
     ``authorities`` and ``certificate``: the PEM texts that are, or are about to be, installed here.
-    ``platform``: as conda calls it, e.g. ``linux-64``.
+    ``platform``: as conda calls it, e.g. ``linux-64``. ``firewall``: whether the cluster has one here; ``nft``: whether
+    the program that loads it is installed.
     """
 
     name: str
@@ -57,6 +58,8 @@ class Host:
     authorities: str = ""
     certificate: str = ""
     platform: str = ""
+    firewall: bool = False
+    nft: bool = False
 
 
 @dataclass(frozen=True)
