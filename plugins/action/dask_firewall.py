@@ -31,8 +31,8 @@ class ActionModule(ActionBase):
                 return confirmed
             if not confirmed.get("changed"):
                 raise AnsibleActionFail(
-                    "The host has taken the rules back and has what it had before, as they were not confirmed over a new "
-                    "connection within {0} seconds: {1}. Look for what in them keeps you out, or allow for more time "
+                    "The host has taken the rules back and has what it had before, as no new connection confirmed them "
+                    "within {0} seconds: {1}. Look for what in them keeps you out, or allow for more time "
                     "(dask_firewall_confirm_seconds).".format(result["unconfirmed"], error or "it took too long")
                 )
             result["unconfirmed"] = 0

@@ -4,9 +4,9 @@
 
 """A host's firewall table: loaded, confirmed over a new connection, or taken back (private to this collection).
 
-Observe, plan, apply as in ``_service.py``. Rules that change something stay out of what outlives a reboot until they are
-confirmed: the table is loaded, and a timer of systemd's puts back what was in force before. Confirming stops that timer,
-and only then writes the file that is loaded at boot. A run that ends in between changes nothing for good.
+Observe, plan, apply as in ``_service.py``. Rules that change something stay out of what outlives a reboot until they
+are confirmed: the table is loaded, and a timer of systemd's puts back what was in force before. Confirming stops that
+timer, and only then writes the file that is loaded at boot. A run that ends in between changes nothing for good.
 """
 
 from __future__ import annotations
