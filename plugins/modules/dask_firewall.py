@@ -83,7 +83,7 @@ unconfirmed:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._firewall import dask_firewall
+from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import dask_firewall
 
 
 def main() -> None:

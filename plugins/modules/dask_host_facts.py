@@ -117,7 +117,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_clusters, user_directory
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._firewall import find_nft, has_traces
+from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)

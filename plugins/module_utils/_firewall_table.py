@@ -112,7 +112,7 @@ def find_nft() -> str | None:
 
 def has_traces(cluster: str) -> bool:
     """Returns whether the host has, or had until it booted, a firewall of the cluster's; runs nothing."""
-    firewall = Firewall(cluster)
+    firewall = FirewallTable(cluster)
     return any(map(os.path.exists, (firewall.rules_path, firewall.unit_path, firewall.pending_path)))
 
 
@@ -121,7 +121,7 @@ def dask_firewall(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str,
 
     :raises DaskError: the rules were refused, or the host lacks what they need; what was in force still is.
     """
-    firewall, state = Firewall(options["cluster"]), options["state"]
+    firewall, state = FirewallTable(options["cluster"]), options["state"]
     if not os.path.isdir(BOOTED_BY_SYSTEMD):
         if state == "absent" and not has_traces(options["cluster"]):
             return {"changed": False, "unconfirmed": 0}
@@ -153,7 +153,7 @@ def dask_firewall(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str,
     }
 
 
-class Firewall:
+class FirewallTable:
     """The table ``dask_CLUSTER`` of a host, and the files and units that belong to it."""
 
     def __init__(self, cluster: str) -> None:
