@@ -148,7 +148,7 @@ def test_a_second_run_changes_nothing_also_for_a_part_of_the_hosts(ansible: Ansi
 
 def test_a_cluster_works_behind_it(cluster: Cluster) -> None:
     state = cluster.state(wait=60)
-    assert (state["status"], len(state["workers"])) == ("healthy", 2)
+    assert (state["health"], len(state["workers"])) == ("healthy", 2)
 
 
 LOCKS_OUT = {
@@ -272,14 +272,14 @@ def test_it_outlives_a_reload_of_the_hosts_own_rules_and_a_restart(
 ) -> None:
     host = hosts["worker1"]
     ours = table(host)
-    host.check_output("systemctl start nftables")  # Debian's, which flushes everything, names of hosts included
+    host.check_output("systemctl start nftables")  # Debian's, which start with 'flush ruleset'
     apply(ansible)
     for change in ("reload", "restart"):
         host.check_output(f"systemctl {change} nftables")
-        assert table(host) == ours, change
+        wait_until(lambda: table(host) == ours, f"our rules have followed a {change} of the host's own", 10)
 
     machines.stop("worker1")
     machines.start("worker1")
     assert table(host) == ours
-    assert cluster.state(wait=120)["status"] == "healthy"
+    assert cluster.state(wait=120)["health"] == "healthy"
     assert reached_from(hosts, "stranger") == meant("stranger")
