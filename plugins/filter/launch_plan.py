@@ -12,6 +12,7 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import quoting
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.firewall import firewall_rules, firewall_sources
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.proxy import proxy_site
@@ -46,6 +47,8 @@ class FilterModule:
     def filters(self) -> dict[str, t.Callable[[t.Any], t.Any]]:
         return {
             "cluster_endpoints": _in_words(cluster_endpoints),
+            "firewall_rules": _in_words(firewall_rules),
+            "firewall_sources": _in_words(firewall_sources),
             "launch_plan": _in_words(launch_plan),
             "promised_workers": _in_words(promised_workers),
             "proxy_site": _in_words(proxy_site),

@@ -95,6 +95,14 @@ ansible_facts:
           description: The host's certificate in the cluster; empty where it has none.
           type: str
           returned: success
+        firewall:
+          description: Whether the cluster has a firewall here.
+          type: bool
+          returned: success
+        nft:
+          description: Whether the program that loads a firewall is installed.
+          type: bool
+          returned: success
         platform:
           description: What conda calls the host's platform, such as V(linux-64).
           type: str
@@ -113,6 +121,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_clusters, user_directory
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -199,6 +208,8 @@ def main() -> None:
             "user_directory": user_directory(),
             "platform": host_platform(),
             "taken": {str(port): found["cluster"] for found in others for port in found["ports"]},
+            "firewall": has_traces(options["cluster"]),
+            "nft": find_nft() is not None,
             **certificates(options, root),
         }
     except DaskError as error:
