@@ -71,7 +71,8 @@ def firewall_rules(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     :param settings: ``plan``: the host's launch plan; ``sources``: what ``firewall_sources`` returns; ``dask_host``:
         the host's facts, with its ``name``; ``dask_client_networks``: name to network, or to a list of them;
         ``dask_firewall_confirm_seconds``; ``ansible_port``: the port that Ansible connects to.
-    :return: ``table``: its name; ``sets``: name, type and elements of each; ``chains``: one for each purpose of ports,
+    :return: ``table``: its name; ``sets``: name, type and elements of each, a text as every host of a cluster has the
+        same long ones; ``chains``: one for each purpose of ports,
         with its ``ports`` (numbers and ranges) and the sets that it accepts, none for a host that the plan gives no
         ports; ``confirm_seconds``.
     :raises SettingsError: with every value that was refused.
@@ -131,7 +132,7 @@ def _sets(source: str, name: str, networks: t.Sequence[Network]) -> t.Iterator[d
                 "name": "{0}_{1}".format(name, family),
                 "type": family + "_addr",
                 "family": match,
-                "elements": elements,
+                "elements": ",\n".join(elements),
             }
 
 

@@ -80,7 +80,7 @@ def judgement(rules: Given, address: str, port: int) -> bool | None:
     for accepted in chains[0]["accept"]:
         family = {"ip": 4, "ip6": 6}[accepted["family"]]
         assert sets[accepted["name"]]["type"] == {4: "ipv4_addr", 6: "ipv6_addr"}[family]
-        elements = map(ipaddress.ip_network, sets[accepted["name"]]["elements"])
+        elements = map(ipaddress.ip_network, sets[accepted["name"]]["elements"].split(",\n"))
         if family == source.version and any(source in each for each in elements):
             return True
     return False
@@ -164,7 +164,7 @@ def test_networks_of_one_name_are_merged_and_those_of_two_names_are_not() -> Non
     rules = firewall_rules(
         given_settings(dask_client_networks={"a": ["10.1.0.0/17", "10.1.128.0/17"], "b": "10.1.2.3"})
     )
-    sets = {each["name"]: each["elements"] for each in rules["sets"]}
+    sets = {each["name"]: each["elements"].split(",\n") for each in rules["sets"]}
     assert (sets["client_a_ipv4"], sets["client_b_ipv4"]) == (["10.1.0.0/16"], ["10.1.2.3"])
 
 
@@ -282,7 +282,7 @@ def test_the_template_writes_every_rule_down(root: t.Any, render: Render) -> Non
         assert body == ["tcp flags & (syn | ack) != syn accept", *accepts, "counter reject with tcp reset"]
     for each in rules["sets"]:
         start = lines.index("set {0} {{".format(each["name"]))
-        elements = [element + "," for element in each["elements"]]
+        elements = each["elements"].split("\n")
         assert lines[start + 1 : lines.index("}", start)] == [
             "type " + each["type"],
             "flags interval",
