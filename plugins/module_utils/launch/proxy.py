@@ -123,21 +123,20 @@ def _read_prefix(reader: Reader, value: t.Any, beside: t.Sequence[t.Mapping[str,
 
 def _routes(reader: Reader, plans: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
     """Dask's pages link to a worker's by its port and the address that it is connected from."""
+    for host, plan in plans.items():
+        if plan["processes"] and not is_address(plan["address"]):
+            reader.refuse(
+                "dask_host_address",
+                plan["address"],
+                "for host {0} behind a proxy an IP address, as Dask's links to workers have it".format(host),
+            )
     scheduler = ""
     workers = {}
     for endpoint in cluster_endpoints(plans):
-        if not is_address(endpoint["address"]):
-            reader.refuse(
-                "dask_host_address",
-                endpoint["address"],
-                "for host {0} behind a proxy an IP address, as Dask's links to workers have it".format(
-                    endpoint["host"]
-                ),
-            )
         if endpoint["kind"] == "scheduler":
             scheduler = endpoint["http"]
         else:
-            workers["{http_port}/{address}".format(**endpoint)] = endpoint["http"]
+            workers["{0}/{1}".format(endpoint["http_port"], endpoint["address"])] = endpoint["http"]
     return {"scheduler": scheduler, "workers": workers}
 
 
