@@ -29,7 +29,9 @@ options:
     type: str
     default: auto
   environment_path:
-    description: Prefix of an existing environment whose C(bin/python) must be able to import C(distributed) and C(prometheus_client).
+    description:
+      - Prefix of an existing environment whose C(bin/python) must be able to import C(distributed) and
+        C(prometheus_client).
     type: str
     default: ""
 extends_documentation_fragment:

@@ -12,10 +12,10 @@ import posixpath
 import sys
 import typing as t
 
+import pytest
 from distributed.cli import dask_scheduler, dask_worker
 from distributed.comm import get_address_host_port
 from distributed.comm.addressing import parse_host_port
-import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
