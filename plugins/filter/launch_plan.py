@@ -13,7 +13,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import quoting
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.monitoring import scrape_targets
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.monitoring import monitoring_plan, scrape_targets
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 
 
@@ -47,6 +47,7 @@ class FilterModule:
         return {
             "cluster_endpoints": _in_words(cluster_endpoints),
             "launch_plan": _in_words(launch_plan),
+            "monitoring_plan": _in_words(monitoring_plan),
             "promised_workers": _in_words(promised_workers),
             "scrape_targets": scrape_targets,
             "supervisor_word": quoting.supervisor_word,
