@@ -43,7 +43,7 @@ def _plain(value: t.Any) -> t.Any:
 class FilterModule:
     """The collection's filters."""
 
-    def filters(self) -> dict[str, t.Callable[[t.Any], t.Any]]:
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {
             "cluster_endpoints": _in_words(cluster_endpoints),
             "launch_plan": _in_words(launch_plan),
