@@ -14,6 +14,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskE
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import quoting
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.firewall import firewall_rules, firewall_sources
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.monitoring import monitoring_plan, scrape_targets
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.proxy import proxy_site
 
@@ -44,14 +45,16 @@ def _plain(value: t.Any) -> t.Any:
 class FilterModule:
     """The collection's filters."""
 
-    def filters(self) -> dict[str, t.Callable[[t.Any], t.Any]]:
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {
             "cluster_endpoints": _in_words(cluster_endpoints),
             "firewall_rules": _in_words(firewall_rules),
             "firewall_sources": _in_words(firewall_sources),
             "launch_plan": _in_words(launch_plan),
+            "monitoring_plan": _in_words(monitoring_plan),
             "promised_workers": _in_words(promised_workers),
             "proxy_site": _in_words(proxy_site),
+            "scrape_targets": scrape_targets,
             "supervisor_word": quoting.supervisor_word,
             "systemd_value": quoting.systemd_value,
             "systemd_word": quoting.systemd_word,

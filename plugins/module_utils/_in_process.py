@@ -5,11 +5,13 @@
 """What runs inside Dask's own processes (private to this collection).
 
 A preload module of every scheduler, nanny and worker, whatever launched it; installed under the name
-``flotilla_in_process``, so it imports nothing of the collection. It does two things. A nanny that stops has its worker
-drained first: the scheduler hands the worker's tasks to the others, lets finish what is executing, moves the data, and
-looks whether it is all there. And a nanny whose software isn't the scheduler's doesn't start a worker.
+``flotilla_in_process``, so it imports nothing of the collection. It does three things. A nanny that stops has its
+worker drained first: the scheduler hands the worker's tasks to the others, lets finish what is executing, moves the
+data, and looks whether it is all there. A nanny whose software isn't the scheduler's doesn't start a worker. And
+schedulers and workers tell Prometheus what alerts need and Dask doesn't tell.
 
-Both answer as operations of the scheduler, ``flotilla_drain`` and ``flotilla_environment``, which modules ask too.
+The first two answer as operations of the scheduler, ``flotilla_drain`` and ``flotilla_environment``, which modules ask
+too.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import logging
 import os
 import platform
 import re
+import ssl
 import time
 import typing as t
 
@@ -33,6 +36,8 @@ REFUSED_SECONDS = 10.0
 """How long a refused worker waits before it ends, as its launcher starts it again at once and a start costs a core."""
 NAMED = 10
 """How many keys or packages are named in a message."""
+NO_CHECK_TIME = 0x200000
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for: a certificate that has expired is read too."""
 
 Outcome = t.Dict[str, t.Any]
 
@@ -43,8 +48,10 @@ def dask_setup(server: t.Any) -> t.Any:
 
     if isinstance(server, Scheduler):
         SchedulerSide(server)
+        Metrics.of(server, "scheduler")
     elif isinstance(server, Worker):
         WorkerSide(server)
+        Metrics.of(server, "worker")
     elif isinstance(server, Nanny):
         return check_environment(server)
     return None
@@ -309,6 +316,93 @@ async def _ask(nanny: t.Any, patience: float, **question: t.Any) -> t.Any:
         return await asyncio.wait_for(send_recv(comm, **question), patience)
     finally:
         await comm.close()
+
+
+class Metrics:
+    """What a scheduler or a worker serves at ``/metrics`` beside Dask's own, under names that begin with flotilla_."""
+
+    _here: t.ClassVar[Metrics | None] = None
+
+    def __init__(self, server: t.Any, role: str) -> None:
+        self.server = server
+        self.role = role
+        self.expiries = certificate_expiries(server.security, role)
+
+    @classmethod
+    def of(cls, server: t.Any, role: str) -> None:
+        """Tells of a process's scheduler or worker; the latest one, where a process has several, as Dask does."""
+        try:
+            from prometheus_client import REGISTRY
+        except ImportError:
+            logger.warning("/metrics stays empty: the environment has no prometheus_client. Run flotilla.dask.site.")
+            return
+        before, cls._here = cls._here, cls(server, role)
+        if before is not None:
+            REGISTRY.unregister(before)
+        REGISTRY.register(cls._here)
+
+    def collect(self) -> t.Iterator[t.Any]:
+        """Yields the metrics, for prometheus_client."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        expiry = GaugeMetricFamily(
+            "flotilla_certificate_expiry_timestamp_seconds",
+            "When the certificate that the process shows expires, and the first of the authorities that it trusts",
+            labels=["certificate"],
+        )
+        for certificate, seconds in self.expiries.items():
+            expiry.add_metric([certificate], seconds)
+        yield expiry
+        if self.role != "worker":
+            return
+        limit = self.server.memory_manager.memory_limit
+        if limit:
+            yield GaugeMetricFamily(
+                "flotilla_worker_memory_limit_bytes", "Memory near which Dask restarts the worker", value=limit
+            )
+        with contextlib.suppress(OSError):
+            disk = os.statvfs(self.server.local_directory)
+            yield GaugeMetricFamily(
+                "flotilla_spill_size_bytes",
+                "Size of the file system that the worker spills to",
+                value=disk.f_blocks * disk.f_frsize,
+            )
+            yield GaugeMetricFamily(
+                "flotilla_spill_free_bytes",
+                "What is left of it for the worker",
+                value=disk.f_bavail * disk.f_frsize,
+            )
+
+
+def certificate_expiries(security: t.Any, role: str) -> dict[str, int]:
+    """Returns when the ``host`` certificate and the first ``authority`` expire, since 1970; nothing without TLS.
+
+    The standard library tells that only of a connection's certificates, so there is one, within this process.
+
+    :param security: What Dask knows of certificates and keys. ``role``: what it calls the process.
+    """
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try:
+        listening = security.get_listen_args(role).get("ssl_context")
+        connecting = security.get_connection_args(role).get("ssl_context")
+        if listening is None or connecting is None:
+            return {}
+        for context in (listening, connecting):
+            context.verify_flags |= NO_CHECK_TIME
+        server = listening.wrap_bio(to_server, to_client, server_side=True)
+        client = connecting.wrap_bio(to_client, to_server)
+        for end in (client, server) * 3:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+        found = {"host": [client.getpeercert()], "authority": connecting.get_ca_certs()}
+        times = {
+            name: [ssl.cert_time_to_seconds(each["notAfter"]) for each in certificates]
+            for name, certificates in found.items()
+        }
+    except (OSError, ValueError) as error:  # those of ssl are among them
+        logger.warning("nobody knows when the certificate expires, as it cannot be read: %s", error)
+        return {}
+    return {name: min(seconds) for name, seconds in times.items() if seconds}
 
 
 def installed_packages() -> dict[str, str]:

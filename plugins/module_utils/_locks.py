@@ -10,9 +10,10 @@ Pure Python without I/O. A lock file is conda-lock's YAML, version 1, or a list 
 
 from __future__ import annotations
 
+import functools
 import re
 import typing as t
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.common.yaml import yaml_dump, yaml_load
@@ -32,6 +33,7 @@ HINT = "Allowed: the YAML of conda-lock, version 1, or a list of addresses that 
 
 _ARCHIVE = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)\.(conda|tar\.bz2)")
 _SPECIFICATION_KEYS = ("name", "channels", "dependencies", "platforms", "prefix")
+_NAME = re.compile(r"\s*(?:[^\s\[]+::)?([A-Za-z0-9._-]+)")
 _HEXADECIMAL = re.compile(r"[0-9a-f]+")
 _HASHES = {"md5": 32, "sha256": 64}
 
@@ -106,6 +108,11 @@ class Specification:
     channels: tuple[str, ...]
     conda: tuple[str, ...]
     pip: tuple[str, ...] = ()
+
+    def along_with(self, requirements: t.Iterable[str]) -> Specification:
+        """Returns what also asks conda for those requirements whose packages nothing was said about."""
+        missing = [each for each in requirements if not has_package(self.conda + self.pip, each)]
+        return replace(self, conda=(*self.conda, *missing))
 
     def hash_for(self, platform: str) -> str:
         """Returns what changes exactly when the meaning does, whatever the order of the requirements."""
@@ -253,9 +260,16 @@ def channel_path(url: str) -> str:
     return "/".join(words)
 
 
+@functools.lru_cache(maxsize=4096)  # asked for every package of every host
 def pypi_name(name: str) -> str:
     """Returns the name of a Python package as pip compares it."""
     return re.sub(r"[-_.]+", "-", _PYPI_NAMES.get(name, name)).lower()
+
+
+def has_package(requirements: t.Iterable[str], name: str) -> bool:
+    """Whether one of the requirements, of pip or of conda, is about a Python package."""
+    names = (match[1] for match in map(_NAME.match, requirements) if match)
+    return pypi_name(name) in map(pypi_name, names)
 
 
 def _parse_explicit(text: str, name: str) -> Lock:

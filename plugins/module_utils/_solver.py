@@ -65,7 +65,8 @@ def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.
     wanted = _read(file)
     if wanted is None:
         raise DaskError("dask_environment_file: {0!r} is refused: no such file on the controller.".format(file))
-    after = _solved(parse_specification(wanted, file), before, options)
+    specification = parse_specification(wanted, file).along_with(options["also"])
+    after = _solved(specification, before, options)
     if after != before and not check_mode:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         write_text(path, dump_lock(after, os.path.basename(file)))

@@ -36,6 +36,13 @@ options:
     type: list
     elements: str
     required: true
+  also:
+    description:
+      - Requirements that the environment has to meet whatever O(file) says. One is left out where O(file) names its
+        package itself, for conda or for pip.
+    type: list
+    elements: str
+    default: []
   update:
     description: Whether to solve anew, with the newest versions that fit. Reports a change only if there was one.
     type: bool
@@ -115,6 +122,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "file": {"type": "path", "default": ""},
             "platforms": {"type": "list", "elements": "str", "required": True},
+            "also": {"type": "list", "elements": "str", "default": []},
             "update": {"type": "bool", "default": False},
             "cache": {"type": "path", "default": ""},
             "wheelhouse": {"type": "str", "default": ""},

@@ -29,7 +29,9 @@ options:
     type: str
     default: auto
   environment_path:
-    description: Prefix of an existing environment whose C(bin/python) must be able to import C(distributed).
+    description:
+      - Prefix of an existing environment whose C(bin/python) must be able to import C(distributed) and
+        C(prometheus_client).
     type: str
     default: ""
 extends_documentation_fragment:
@@ -164,20 +166,21 @@ def certificates(options: dict[str, t.Any], root: bool) -> dict[str, str]:
 
 
 def check_environment(prefix: str) -> None:
-    """:raises DaskError: there is no Python in ``prefix``, or it can't import distributed."""
+    """:raises DaskError: there is no Python in ``prefix``, or it can't import what processes need."""
     python = os.path.join(prefix, "bin", "python")
     if not os.access(python, os.X_OK):
         raise DaskError(
             "dask_environment_path: {0!r} is refused: there is no {1} on this host. Allowed: the prefix of a Python "
             "environment that exists on every host of the cluster.".format(prefix, python)
         )
-    code = "import distributed"
+    code = "import distributed\nimport prometheus_client"
     outcome = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     if outcome.returncode:
         lines = outcome.stderr.strip().splitlines() or ["exit status {0}".format(outcome.returncode)]
         raise DaskError(
-            "dask_environment_path: {0!r} is refused: {1} cannot import distributed ({2}). Install it there with "
-            "'{1} -m pip install distributed', or name another environment.".format(prefix, python, lines[-1])
+            "dask_environment_path: {0!r} is refused: {1} cannot import distributed and prometheus_client, without "
+            "which there are no processes and no metrics ({2}). Install them there with '{1} -m pip install "
+            "distributed prometheus_client', or name another environment.".format(prefix, python, lines[-1])
         )
 
 

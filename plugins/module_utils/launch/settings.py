@@ -15,6 +15,7 @@ import typing as t
 from dataclasses import dataclass, field, fields
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import has_package
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 
 AUTO = "auto"
@@ -27,6 +28,8 @@ DOWNLOADERS = ("host", "controller")
 PORT_KINDS = ("worker", "nanny", "dashboard")
 FIRST_PORT, LAST_PORT = 1024, 65535
 LOOPBACK = "127.0.0.1"
+METRICS_PACKAGE = "prometheus_client"
+"""Without it Dask's ``/metrics`` answers, with nothing, and no alert ever fires."""
 DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
@@ -400,12 +403,18 @@ def read_environment(reader: Reader, host: Host) -> Environment:
         method=method,
         path=path if method == "existing" else "",
         command=str(get("dask_environment_python", "python3")),
-        packages=reader.strings("dask_environment_packages", get("dask_environment_packages"), "pip requirements"),
+        packages=_with_metrics(
+            reader.strings("dask_environment_packages", get("dask_environment_packages"), "pip requirements")
+        ),
         constraints=str(get("dask_environment_constraints_text", "")),
         lock=str(lock.get("digest", "")),
         locked=_read_locked(reader, lock, host),
         plugins=tuple(reader.sequence("dask_environment_plugins", get("dask_environment_plugin_sources"))),
     )
+
+
+def _with_metrics(packages: tuple[str, ...]) -> tuple[str, ...]:
+    return packages if has_package(packages, METRICS_PACKAGE) else (*packages, METRICS_PACKAGE)
 
 
 def read_downloads(reader: Reader) -> Downloads:
@@ -432,6 +441,13 @@ def _read_locked(reader: Reader, lock: t.Mapping[str, t.Any], host: Host) -> tup
             "dask_environment_lock",
             ", ".join(lock["platforms"]),
             "a lock with packages for {0}, the platform of host {1}".format(host.platform, host.name),
+        )
+    elif lock and not has_package((package["name"] for package in locked), METRICS_PACKAGE):
+        reader.refuse(
+            "dask_environment_lock",
+            "{0} packages for {1}".format(len(locked), host.platform),
+            "a lock that has {0} too, without which processes have no metrics; add it to the environment.yml that the "
+            "lock is made from, and make it anew".format(METRICS_PACKAGE),
         )
     return tuple(locked)
 

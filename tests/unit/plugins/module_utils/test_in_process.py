@@ -6,12 +6,19 @@
 
 from __future__ import annotations
 
+import logging
 import platform
+import ssl
+import time
+from pathlib import Path
 
+import certificates
 import pytest
+from distributed.security import Security
 
 from ansible_collections.flotilla.dask.plugins.module_utils._in_process import (
     REASONS,
+    certificate_expiries,
     describe_difference,
     describe_mismatch,
     describe_outcome,
@@ -90,3 +97,38 @@ def test_a_drain_that_did_not_says_why_what_was_lost_and_what_begins_again(reaso
         "not drained, as {0}: 3 keys, 24.0 MB moved in 0.42 s; lost: 12 keys, 1.5 MB, of which 1 cannot be computed "
         "again: a, b and 10 more; not finished: 1 tasks: c".format(REASONS[reason])
     )
+
+
+def security(directory: Path, days: float, **options: object) -> Security:
+    """What Dask knows of a certificate that expires in so many days."""
+    authority = certificates.authority()
+    identity = certificates.issue(authority, ["here"], days)
+    own, trusted = directory / "host.pem", directory / "ca.crt"
+    own.write_text(identity.key_text() + identity.certificate_text)
+    trusted.write_text(authority.certificate_text)
+    files = {"tls_ca_file": str(trusted), "tls_worker_cert": str(own), "tls_worker_key": str(own)}
+    return Security(require_encryption=True, **files, **options)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("days", [365, 1, -2], ids="{0} days".format)
+def test_the_expiry_of_the_certificate_in_use_is_known_also_when_it_is_over(
+    tmp_path: Path, days: int, version: ssl.TLSVersion
+) -> None:
+    expiries = certificate_expiries(
+        security(tmp_path, days, tls_min_version=version, tls_max_version=version), "worker"
+    )
+    left = {name: (seconds - time.time()) / 86400 for name, seconds in expiries.items()}
+    assert left == {"host": pytest.approx(days, abs=0.01), "authority": pytest.approx(3650, abs=0.01)}
+
+
+def test_without_encryption_nothing_expires() -> None:
+    assert certificate_expiries(Security(), "worker") == {}
+
+
+def test_a_certificate_that_cannot_be_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broken = security(tmp_path, 365)
+    (tmp_path / "host.pem").write_text("no certificate")
+    with caplog.at_level(logging.WARNING, "distributed.flotilla"):
+        assert certificate_expiries(broken, "worker") == {}
+    assert "nobody knows when the certificate expires" in caplog.text

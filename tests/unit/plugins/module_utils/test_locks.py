@@ -232,3 +232,23 @@ def test_python_packages_have_one_name_for_pip() -> None:
         "zope-interface",
         "msgpack",
     ]
+
+
+@pytest.mark.parametrize(
+    ("conda", "pip", "asked"),
+    [
+        (("dask",), (), ("dask", "prometheus_client")),
+        (("prometheus-client >=0.20",), (), ("prometheus-client >=0.20",)),
+        (("conda-forge::prometheus_client=0.20",), (), ("conda-forge::prometheus_client=0.20",)),
+        (("python",), ("Prometheus.Client==0.20",), ("python",)),
+        (("prometheus",), ("prometheus_client_extra",), ("prometheus", "prometheus_client")),
+    ],
+    ids=repr,
+)
+def test_what_an_environment_always_has_is_added_unless_it_is_asked_for(
+    conda: tuple[str, ...], pip: tuple[str, ...], asked: tuple[str, ...]
+) -> None:
+    specification = Specification(("lab",), conda, pip)
+    completed = specification.along_with(["prometheus_client"])
+    assert completed == Specification(("lab",), asked, pip)
+    assert completed.along_with(["prometheus_client"]) == completed

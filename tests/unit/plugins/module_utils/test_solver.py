@@ -60,6 +60,7 @@ def solve(tmp_path: Path, channel: Path) -> Solve:
             "file": str(file),
             "path": str(tmp_path / "lock.yml"),
             "platforms": ["linux-64"],
+            "also": [],
             "update": False,
             "cache": str(tmp_path / "cache"),
             "wheelhouse": "",
@@ -96,6 +97,13 @@ def test_an_environment_that_changes_keeps_the_versions_that_it_can(solve: Solve
     publish(channel, alpha=["1.0", "2.0", "3.0"], beta=["1.0"])
     changed = solve("alpha", "beta")
     assert changed["packages"]["linux-64"] == {"added": ["beta 1.0"], "removed": [], "changed": []}
+
+
+def test_what_hosts_need_in_any_case_is_locked_too(solve: Solve) -> None:
+    asked, added = solve("alpha", "beta"), solve("alpha", also=["beta"])
+    assert versions(added) == versions(asked) == ["alpha 2.0", "beta 1.0"]
+    assert not solve(also=["beta"])["changed"]
+    assert versions(solve("alpha =1", also=["alpha"])) == ["alpha 1.0"]
 
 
 def test_platforms_are_added_and_those_of_hosts_left_out_stay(solve: Solve, channel: Path) -> None:

@@ -12,6 +12,7 @@ import posixpath
 import sys
 import typing as t
 
+import pytest
 from distributed.cli import dask_scheduler, dask_worker
 from distributed.comm import get_address_host_port
 from distributed.comm.addressing import parse_host_port
@@ -374,6 +375,23 @@ def test_where_a_plugin_lies_on_the_controller_does_not_decide_the_environment()
     assert len(generations) == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "installed"),
+    [
+        (["dask", "numpy"], ["dask", "numpy", "prometheus_client"]),
+        (["Prometheus-Client[twisted] >=0.20", "dask"], ["Prometheus-Client[twisted] >=0.20", "dask"]),
+        (["prometheus_client_extra"], ["prometheus_client_extra", "prometheus_client"]),
+        ([], ["prometheus_client"]),
+    ],
+    ids=repr,
+)
+def test_whatever_packages_are_asked_for_the_one_without_which_there_are_no_metrics_is_among_them(
+    asked: list[str], installed: list[str]
+) -> None:
+    plan = launch_plan(samples.settings(dask_environment_packages=asked))
+    assert list(plan["environment"]["packages"]) == installed
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -395,8 +413,9 @@ def test_a_digest_depends_on_the_content_and_not_on_the_order_of_keys(value: t.A
 
 
 def locked(digest: str) -> dict[str, t.Any]:
-    packages = [{"name": "dask", "platform": platform} for platform in ("linux-64", "linux-aarch64")]
-    return {"digest": digest, "platforms": ["linux-64", "linux-aarch64"], "packages": packages}
+    platforms = ["linux-64", "linux-aarch64"]
+    packages = [{"name": name, "platform": each} for each in platforms for name in ("dask", "prometheus_client")]
+    return {"digest": digest, "platforms": platforms, "packages": packages}
 
 
 def test_the_lock_decides_a_conda_environment_and_how_it_gets_there_does_not() -> None:
@@ -408,7 +427,7 @@ def test_the_lock_decides_a_conda_environment_and_how_it_gets_there_does_not() -
         return found
 
     one = environment("one")
-    assert [package["platform"] for package in one["locked"]] == ["linux-64"]
+    assert {package["platform"] for package in one["locked"]} == {"linux-64"}
     assert one["bootstrap"] == ["py-rattler==0.28.0"]
     assert environment("other")["generation"] != one["generation"]
     elsewhere = {"dask_download_on": "controller", "dask_conda_mirror": "/srv/conda", "dask_wheelhouse": "/srv/wheels"}

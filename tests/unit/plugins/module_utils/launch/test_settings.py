@@ -184,6 +184,19 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
         "dask_environment_lock: 'linux-aarch64' is refused",
         "packages for linux-64, the platform of host alpha",
     ),
+    "lock without metrics": (
+        {
+            "dask_environment_method": "conda",
+            "dask_environment_locked": {
+                "digest": "d",
+                "platforms": ["linux-64"],
+                "packages": [{"name": "dask", "platform": "linux-64"}],
+            },
+            "dask_host": host(platform="linux-64"),
+        },
+        "dask_environment_lock: '1 packages for linux-64' is refused",
+        "a lock that has prometheus_client too",
+    ),
     "download by somebody else": ({"dask_download_on": "cloud"}, "dask_download_on: 'cloud' is refused", "controller"),
     "mirror that is neither path nor address": (
         {"dask_conda_mirror": "mirror"},
