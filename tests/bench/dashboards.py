@@ -51,18 +51,23 @@ class Socket:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         headers = {"Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
-        self.options = {"headers": headers, **({"ssl_options": context} if url.startswith("https") else {})}
+        self.context = context if url.startswith("https") else None
+        self.headers = headers
         self.url = url
         self.connection: WebSocketClientConnection | None = None
 
     def __enter__(self) -> Socket:
         client = HTTPClient()
-        page = client.fetch(HTTPRequest(f"{self.url}/status", **self.options)).body.decode()
+        page = client.fetch(self._request("http", "/status")).body.decode()
         client.close()
         (token, *_others) = TOKEN.findall(page)
-        request = HTTPRequest(f"{self.url}/status/ws".replace("http", "ws", 1), **self.options)
+        request = self._request("ws", "/status/ws")
         self.connection = self.loop.run_until_complete(self._connect(request, token))
         return self
+
+    def _request(self, scheme: str, path: str) -> HTTPRequest:
+        url = self.url.replace("http", scheme, 1) + path
+        return HTTPRequest(url, headers=self.headers, ssl_options=self.context)
 
     async def _connect(self, request: HTTPRequest, token: str) -> WebSocketClientConnection:
         return await websocket_connect(request, subprotocols=["bokeh", token])
@@ -82,8 +87,8 @@ class Socket:
         assert self.connection is not None
         for count in range(number):
             asked = str(count)
-            for fragment in ({"msgid": asked, "msgtype": "SERVER-INFO-REQ"}, {}, {}):
-                await self.connection.write_message(json.dumps(fragment))
+            for part in ({"msgid": asked, "msgtype": "SERVER-INFO-REQ"}, {}, {}):
+                await self.connection.write_message(json.dumps(part))
             while True:
                 fragment = await self.connection.read_message()
                 assert fragment is not None, "the websocket was closed"
