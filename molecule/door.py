@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import ssl
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,20 +37,27 @@ class Door:
     def url(self) -> str:
         return f"https://{self.address}{self.prefix}"
 
-    def get(self, path: str, user: tuple[str, str] | None = ALICE, port: int = 443, **headers: str) -> Answer:
+    def get(
+        self,
+        path: str,
+        user: tuple[str, str] | None = ALICE,
+        port: int = 443,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Asks for a path exactly as it is written, of the right name and with a certificate that is checked."""
         context = ssl.create_default_context(cafile=str(self.authority))
         kinds: dict[int, http.client.HTTPConnection] = {
             443: http.client.HTTPSConnection(self.address, timeout=30, context=context),
             80: http.client.HTTPConnection(self.address, timeout=30),
         }
+        headers = dict(headers or {})
         if user:
             headers["Authorization"] = "Basic " + b64encode(":".join(user).encode()).decode()
         connection = kinds[port]
         try:
             connection.putrequest("GET", path, skip_host="Host" in headers)
             for name, value in headers.items():
-                connection.putheader(name.replace("_", "-"), value)
+                connection.putheader(name, value)
             connection.endheaders()
             answer = connection.getresponse()
             return Answer(answer.status, answer.headers, answer.read().decode("utf-8", "replace"))
@@ -58,4 +66,4 @@ class Door:
 
     def page(self, path: str, user: tuple[str, str] | None = ALICE, **headers: str) -> Answer:
         """Asks for one of the cluster's pages."""
-        return self.get(self.prefix + path, user, **headers)
+        return self.get(self.prefix + path, user, headers=headers)
