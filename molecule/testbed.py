@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import testinfra
@@ -20,6 +20,12 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 Result = dict[str, Any]
+
+JOBS = "/var/lib/dask/main/jobs"
+"""The directory of the jobs of cluster main."""
+
+REACHED_AT = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+"""What Docker is asked for to get the address of a container."""
 
 
 class Hosts:
@@ -178,7 +184,7 @@ class Cluster:
 
     def release_job(self, name: str) -> Result:
         """Lets a held job go on, waits for its end, and returns its record."""
-        self._hosts["scheduler"].check_output(f"touch /var/lib/dask/main/jobs/{name}/work/release")
+        self._hosts["scheduler"].check_output(f"touch {PurePosixPath(JOBS, name, 'work', 'release')}")
         result = self.job(name, script="sum.py", content=HELD_SUM)
         assert not result.get("failed"), result["msg"]
         assert not result["changed"]
@@ -196,7 +202,7 @@ class Machines:
         self._hosts = hosts
         self._addresses = {name: hosts.address(name) for name in hosts.group("all")}
         containers = self._docker("ps", "--quiet", "--filter", "label=flotilla-dask").split()
-        shape = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}} {{.Id}} {{.Config.Image}}"
+        shape = REACHED_AT + " {{.Id}} {{.Config.Image}}"
         found = [line.split() for line in self._docker("inspect", "--format", shape, *containers).splitlines()]
         self._containers = {address: container for address, container, _image in found}
         self._image = found[0][2]
@@ -237,8 +243,7 @@ class Machines:
         return self._containers[self._addresses[name]]
 
     def _address_of(self, container: str) -> str:
-        shape = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        return self._docker("inspect", "--format", shape, container).strip()
+        return self._docker("inspect", "--format", REACHED_AT, container).strip()
 
     def _docker(self, *words: str) -> str:
         return subprocess.run(["docker", *words], check=True, capture_output=True, text=True).stdout
@@ -268,7 +273,7 @@ with Client() as client:
 class Scattered:
     """5 MB on one worker, held by a job on the scheduler's host until they are released.
 
-    `work` is the job's directory there, `flags` and `options` say whose cluster it is. The job goes with the context.
+    `jobs` is the directory of jobs there, `flags` and `options` say whose cluster it is. The job goes with the context.
     """
 
     def __init__(
@@ -276,13 +281,13 @@ class Scattered:
         ansible: Ansible,
         host: Host,
         worker: str,
-        work: str = "/var/lib/dask/main/jobs/{}/work",
+        jobs: str = JOBS,
         flags: tuple[str, ...] = (),
         **options: object,
     ) -> None:
         self._ansible, self._host, self._flags = ansible, host, flags
         self._options = {"name": f"scattered-to-{worker}", **options}
-        self._work = work.format(self._options["name"])
+        self._work = PurePosixPath(jobs, str(self._options["name"]), "work")
         self._job(state="submitted", **self._script(worker))
         self._worker = worker
         wait_until(lambda: bool(host.file(f"{self._work}/scattered").exists), "the data is on the worker")

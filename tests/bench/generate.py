@@ -67,10 +67,12 @@ def everything(number: int, table: Template, site: Template) -> int:
         )
 
     plans = {host: plan(host, address) for host, address in [*addresses.items(), (GATEWAY, GATEWAY_ADDRESS)]}
+    endpoints = cluster_endpoints(plans)
     served = proxy_site(
         {
             "host": GATEWAY,
-            "plans": plans,
+            "plan": plans[GATEWAY],
+            "endpoints": endpoints,
             "beside": [],
             "dask_cluster_name": "main",
             "dask_proxy_users": {"alice": "$2b$10$" + 53 * "a"},
@@ -78,7 +80,7 @@ def everything(number: int, table: Template, site: Template) -> int:
     )
     written = [
         site.render(PROXY_VARIABLES, dask_proxy_site=served, _dask_proxy_clusters=served["clusters"]),
-        scrape_targets(cluster_endpoints(plans), "main"),
+        scrape_targets(endpoints, "main"),
     ]
     found = {**addresses, GATEWAY: GATEWAY_ADDRESS}
     who = {"cluster": [*addresses], "proxies": [GATEWAY], "monitoring": [GATEWAY]}

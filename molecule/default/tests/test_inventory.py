@@ -132,7 +132,7 @@ def test_ordinary_user_runs_a_second_cluster_under_supervisor_beside_the_first(a
         ansible,
         hosts["scheduler"],
         "worker1-own-0",
-        work=root + "/var/jobs/{}/work",
+        jobs=f"{root}/var/jobs",
         flags=("-e", "ansible_become=false"),
         cluster="second",
     ) as held:

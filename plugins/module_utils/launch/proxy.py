@@ -14,7 +14,6 @@ import re
 import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import LAST_PORT, Reader
 
 IMPLEMENTATIONS = ("nginx", "traefik")
@@ -33,8 +32,8 @@ def proxy_site(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Returns what the proxy on one host serves.
 
     :param settings: The variables of role dask_proxy by the names that the inventory uses; ``dask_cluster_name``;
-        ``host``: the proxy's inventory name; ``plans``: host's name to launch plan, of all hosts of the cluster and of
-        the proxy itself; ``beside``: the ``cluster`` of every other cluster that this proxy serves.
+        ``host``: the proxy's inventory name; ``plan``: its launch plan; ``endpoints``: what ``cluster_endpoints``
+        returns; ``beside``: the ``cluster`` of every other cluster that this proxy serves.
     :return: ``implementation``, ``issuer``, ``names`` (host names, as in a URL), ``origins`` (scheme, name and port),
         ``http_port`` (0 for none), ``https_port``, ``cluster`` (what is particular to this one) and ``clusters`` (that
         and those beside it). A cluster has its ``prefix`` (begins and ends with a slash), ``scheduler`` (address and
@@ -44,24 +43,23 @@ def proxy_site(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     :raises SettingsError: with every value that was refused.
     """
     reader = Reader(settings)
-    plans = settings["plans"]
-    host = plans[settings["host"]]
-    names = _read_names(reader, settings.get("dask_proxy_names") or [settings["host"], host["address"]])
+    plan = settings["plan"]
+    names = _read_names(reader, settings.get("dask_proxy_names") or [settings["host"], plan["address"]])
     https_port = _read_port(reader, "dask_proxy_https_port", settings.get("dask_proxy_https_port", 443), 1)
     http_port = _read_port(reader, "dask_proxy_http_port", settings.get("dask_proxy_http_port", 80), 0)
-    _refuse_taken_ports(reader, https_port, http_port, host)
+    _refuse_taken_ports(reader, https_port, http_port, plan)
     cluster = {
         "cluster": settings["dask_cluster_name"],
         "prefix": _read_prefix(reader, settings.get("dask_proxy_prefix", "/"), settings["beside"]),
-        **_routes(reader, plans),
+        **_routes(reader, settings["endpoints"]),
         **_read_authentication(reader),
     }
     implementation = reader.choice(
         "dask_proxy_implementation", settings.get("dask_proxy_implementation", "nginx"), IMPLEMENTATIONS
     )
-    default_issuer = "cluster" if host["tls"] else "own"
+    default_issuer = "cluster" if plan["tls"] else "own"
     issuer = reader.choice("dask_proxy_issuer", settings.get("dask_proxy_issuer") or default_issuer, ISSUERS)
-    if issuer == "cluster" and not host["tls"]:
+    if issuer == "cluster" and not plan["tls"]:
         reader.refuse("dask_proxy_issuer", issuer, "own, as with dask_tls: false the cluster has no authority")
     reader.finish()
     return {
@@ -121,22 +119,24 @@ def _read_prefix(reader: Reader, value: t.Any, beside: t.Sequence[t.Mapping[str,
     return prefix
 
 
-def _routes(reader: Reader, plans: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+def _routes(reader: Reader, endpoints: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
     """Dask's pages link to a worker's by its port and the address that it is connected from."""
-    for host, plan in plans.items():
-        if plan["processes"] and not is_address(plan["address"]):
-            reader.refuse(
-                "dask_host_address",
-                plan["address"],
-                "for host {0} behind a proxy an IP address, as Dask's links to workers have it".format(host),
-            )
     scheduler = ""
     workers = {}
-    for endpoint in cluster_endpoints(plans):
+    hosts = {}
+    for endpoint in endpoints:
+        hosts[endpoint["host"]] = endpoint["address"]
         if endpoint["kind"] == "scheduler":
             scheduler = endpoint["http"]
         else:
             workers["{0}/{1}".format(endpoint["http_port"], endpoint["address"])] = endpoint["http"]
+    for host, address in hosts.items():
+        if not is_address(address):
+            reader.refuse(
+                "dask_host_address",
+                address,
+                "for host {0} behind a proxy an IP address, as Dask's links to workers have it".format(host),
+            )
     return {"scheduler": scheduler, "workers": workers}
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.proxy import proxy_site
 from ansible_collections.flotilla.dask.tests.unit import samples
@@ -47,10 +48,12 @@ def plans(workers: int = 2, processes: int = 3) -> dict[str, t.Any]:
     }
 
 
-def settings(**changes: t.Any) -> dict[str, t.Any]:
+def settings(host: str = "gateway", of: t.Mapping[str, t.Any] | None = None, **changes: t.Any) -> dict[str, t.Any]:
+    hosts = of or plans()
     accepted = {
-        "host": "gateway",
-        "plans": plans(),
+        "host": host,
+        "plan": hosts[host],
+        "endpoints": cluster_endpoints(hosts),
         "beside": [],
         "dask_cluster_name": "main",
         "dask_proxy_users": {"alice": HASH},
@@ -60,7 +63,7 @@ def settings(**changes: t.Any) -> dict[str, t.Any]:
 
 @given(st.integers(0, 5), st.integers(1, 6))
 def test_every_page_of_the_plan_has_a_route_and_nothing_else_has(workers: int, processes: int) -> None:
-    cluster = proxy_site(settings(plans=plans(workers, processes)))["cluster"]
+    cluster = proxy_site(settings(of=plans(workers, processes)))["cluster"]
     assert cluster["scheduler"] == "10.0.0.1:8787"
     assert cluster["workers"] == {
         f"{9200 + process}/10.0.1.{worker}": f"10.0.1.{worker}:{9200 + process}"
@@ -133,11 +136,11 @@ def test_ports_of_the_plan_are_refused_to_a_proxy_beside_it() -> None:
 def test_host_names_are_refused_where_links_need_addresses() -> None:
     named = {**plans(), "worker0": plan("worker0", "worker0.lab.example", dask_runs_workers=True)}
     with pytest.raises(SettingsError, match=r"dask_host_address: 'worker0.lab.example' .* an IP address"):
-        proxy_site(settings(plans=named))
+        proxy_site(settings(of=named))
 
 
 def test_no_authority_no_certificate_of_it() -> None:
     plain = {name: {**each, "tls": False} for name, each in plans().items()}
-    assert proxy_site(settings(plans=plain))["issuer"] == "own"
+    assert proxy_site(settings(of=plain))["issuer"] == "own"
     with pytest.raises(SettingsError, match=r"dask_proxy_issuer: 'cluster' .* dask_tls"):
-        proxy_site(settings(plans=plain, dask_proxy_issuer="cluster"))
+        proxy_site(settings(of=plain, dask_proxy_issuer="cluster"))
