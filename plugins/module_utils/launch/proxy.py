@@ -36,8 +36,8 @@ def proxy_site(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         returns; ``beside``: the ``cluster`` of every other cluster that this proxy serves.
     :return: ``implementation``, ``issuer``, ``names`` (host names, as in a URL), ``origins`` (scheme, name and port),
         ``http_port`` (0 for none), ``https_port``, ``cluster`` (what is particular to this one) and ``clusters`` (that
-        and those beside it). A cluster has its ``prefix`` (begins and ends with a slash), ``scheduler`` (address and
-        port of its pages), ``workers`` (what comes after ``proxy/`` in the links of Dask's pages to address and port),
+        and those beside it). A cluster has its ``certificate`` (whether it sees to the proxy's: one of them does),
+        ``prefix`` (begins and ends with a slash), ``scheduler`` (address and port of its pages), ``workers`` (what comes after ``proxy/`` in the links of Dask's pages to address and port),
         ``users`` (their names) or ``auth_request`` and ``sign_in``, ``log_ins_per_minute``, and ``passwords``, which
         changes with them. Nothing of it is secret.
     :raises SettingsError: with every value that was refused.
@@ -50,6 +50,7 @@ def proxy_site(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     _refuse_taken_ports(reader, https_port, http_port, plan)
     cluster = {
         "cluster": settings["dask_cluster_name"],
+        "certificate": _owns_certificate(reader, settings["beside"]),
         "prefix": _read_prefix(reader, settings.get("dask_proxy_prefix", "/"), settings["beside"]),
         **_routes(reader, settings["endpoints"]),
         **_read_authentication(reader),
@@ -117,6 +118,19 @@ def _read_prefix(reader: Reader, value: t.Any, beside: t.Sequence[t.Mapping[str,
                 variable, value, "a prefix that cluster {0} of this proxy hasn't got".format(other["cluster"])
             )
     return prefix
+
+
+def _owns_certificate(reader: Reader, beside: t.Iterable[t.Mapping[str, t.Any]]) -> bool:
+    """One certificate serves all clusters of a proxy: that of the first one, for as long as it is there."""
+    owners = [other["cluster"] for other in beside if other["certificate"]]
+    given = reader.settings.get("dask_proxy_certificate")
+    if owners and given:
+        reader.refuse(
+            "dask_proxy_certificate",
+            given,
+            "none, as cluster {0} of this proxy sees to its certificate".format(owners[0]),
+        )
+    return not owners
 
 
 def _routes(reader: Reader, endpoints: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:

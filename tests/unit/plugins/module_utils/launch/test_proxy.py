@@ -90,6 +90,9 @@ def test_clusters_that_are_served_already_stay_and_no_password_is_in_what_is_wri
     assert [each["cluster"] for each in site["clusters"]] == ["main", "zoo"]
     assert site["clusters"] == [site["cluster"], first]
     assert HASH not in str(site)
+    assert (first["certificate"], site["cluster"]["certificate"]) == (True, False)
+    with pytest.raises(SettingsError, match=r"dask_proxy_certificate: .* cluster zoo of this proxy sees to"):
+        proxy_site(settings(beside=[first], dask_proxy_certificate="own.pem"))
     changed = proxy_site(settings(dask_proxy_users={"alice": HASH.replace("abc", "cba")}))
     assert changed["cluster"]["passwords"] != site["cluster"]["passwords"]
 
