@@ -37,7 +37,7 @@ def proxy_site(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     :return: ``implementation``, ``issuer``, ``names`` (host names, as in a URL), ``origins`` (scheme, name and port),
         ``http_port`` (0 for none), ``https_port``, ``cluster`` (what is particular to this one) and ``clusters`` (that
         and those beside it). A cluster has its ``certificate`` (whether it sees to the proxy's: one of them does),
-        ``prefix`` (begins and ends with a slash), ``scheduler`` (address and port of its pages), ``workers`` (what comes
+        ``prefix`` (begins and ends with a slash), ``scheduler`` (address and port of its pages), ``workers`` (what is
         after ``proxy/`` in the links of Dask's pages to address and port), ``users`` (their names) or ``auth_request``
         and ``sign_in``, ``log_ins_per_minute``, and ``passwords``, which changes with them. Nothing of it is secret.
     :raises SettingsError: with every value that was refused.
