@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from door import ALICE, Door
-from playwright.sync_api import Browser, BrowserContext, Page, expect
-from testbed import Cluster, Hosts
+from playwright.sync_api import Browser, BrowserContext, Page, WebSocket, expect
+from testbed import Ansible, Cluster, Hosts, wait_until
 
 SECONDS = 60_000  # milliseconds, as the browser's waits take them
 
@@ -31,6 +32,18 @@ with Client() as client:
         wait(results)
     print(len(results))
 """
+
+# A service that knows who is logged in by a cookie.
+SIGN_ON = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Service(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if "session=alice" in self.headers.get("Cookie", "") else 401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+HTTPServer(("0.0.0.0", 8099), Service).serve_forever()
+"""
+SESSION = "session=alice"
 
 # The titles of a page's plots, and how many models it has: Bokeh draws them, they are no text of the page.
 TITLES = """() => Bokeh.documents.flatMap(each => [...each._all_models.values()])
@@ -160,3 +173,62 @@ def test_a_wrong_password_shows_nothing(door: Door, log_in: Callable[..., Browse
         f"{door.url}/status/ws".replace("https", "wss"),
     )
     assert not opened
+
+
+@pytest.fixture
+def sign_on(hosts: Hosts, ansible: Ansible) -> Iterator[dict[str, object]]:
+    """The variables of a site with single sign-on; afterwards there are users with passwords again."""
+    host = hosts["stranger"]
+    host.check_output("systemd-run --unit sign-on python3 -c %s", SIGN_ON)
+    wait_until(lambda: host.socket("tcp://0.0.0.0:8099").is_listening, "the service listens")
+    yield {
+        "dask_proxy_users": {},
+        "dask_proxy_auth_request": f"http://{hosts.address('stranger')}:8099/auth",
+        "dask_proxy_sign_in": "https://sign-on.lab.example/?app=dask",
+    }
+    host.check_output("systemctl stop sign-on")
+    back = ansible.playbook("flotilla.dask.site")
+    assert back.ok, back.problems
+
+
+def test_a_service_for_single_sign_on_is_asked_and_open_pages_live_on_meanwhile(
+    ansible: Ansible,
+    doors: dict[str, Door],
+    log_in: Callable[..., BrowserContext],
+    hosts: Hosts,
+    sign_on: dict[str, object],
+) -> None:
+    closed: list[str] = []
+    frames: list[str] = []
+    for door in doors.values():
+        page = log_in(*ALICE).new_page()
+
+        def watch(socket: WebSocket) -> None:
+            socket.on("close", lambda socket: closed.append(socket.url))
+            socket.on("framereceived", lambda _frame: frames.append(socket.url))
+
+        page.on("websocket", watch)
+        page.goto(f"{door.url}/system")
+        page.wait_for_function("() => window.Bokeh && Bokeh.documents.length")
+
+    run = ansible.playbook("flotilla.dask.site", extra_vars=sign_on)
+    assert run.ok, run.problems
+    assert closed == []
+    frames.clear()
+    for _attempt in range(100):
+        if len(set(frames)) == len(doors):
+            break
+        page.wait_for_timeout(200)
+    assert len(set(frames)) == len(doors)
+    assert closed == []
+
+    worker = f"/proxy/9200/{hosts.address('worker1')}/status"
+    for door in doors.values():
+        for path in ("/status", worker):
+            assert door.page(path, None, Cookie=SESSION).status == 200
+            assert door.page(path, None, Cookie="session=mallory").status in (302, 401)
+            assert door.page(path).status in (302, 401), "a password is nothing here"
+    sent_on = doors["gateway"].page("/status", None)
+    back = quote(f"{doors['gateway'].url}/status", safe="")
+    assert (sent_on.status, sent_on.headers["Location"]) == (302, f"https://sign-on.lab.example/?app=dask&rd={back}")
+    assert doors["scheduler"].page("/status", None).status == 401
