@@ -26,8 +26,6 @@ class ActionModule(SupplyingAction):
         requirements = [each["requirement"] for each in plugins if each.get("requirement")]
         if requirements and options.get("download_on") == "controller":
             wheels = resolved(requirements, "", needs["python"], self.controller, "--no-deps")
-            files.update(
-                fetched([Item(each["file"], each["url"], sha256=each["sha256"]) for each in wheels], self.controller)
-            )
+            files.update(fetched([Item.of_wheel(each) for each in wheels], self.controller))
             more["resolved"] = wheels
         return files, more

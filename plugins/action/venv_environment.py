@@ -27,6 +27,6 @@ class ActionModule(SupplyingAction):
             )
             more["resolved"] = wheels
             if not self._task.check_mode:
-                items = [Item(each["file"], each["url"], sha256=each["sha256"]) for each in wheels]
+                items = [Item.of_wheel(each) for each in wheels]
                 files.update(fetched([each for each in items if each.file not in needs["have"]], self.controller))
         return files, more

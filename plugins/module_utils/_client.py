@@ -19,6 +19,7 @@ import typing as t
 from ansible_collections.flotilla.dask.plugins.module_utils import _environment_side
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, environment
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text
 
 
 class UnreachableError(DaskError):
@@ -86,7 +87,7 @@ def _start(cluster: Description, task: list[str], errors: t.IO[str]) -> subproce
     """Runs ``_environment_side`` in the cluster's environment. :raises DaskError: there is none."""
     try:
         return subprocess.Popen(
-            [cluster["python"], "-c", environment_side(), *task],
+            [cluster["python"], "-c", module_text(_environment_side), *task],
             env={**os.environ, **environment(cluster)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -119,9 +120,3 @@ def _read(cluster: Description, timeout: float, answer: str, errors: t.IO[str]) 
             )
         )
     return content
-
-
-def environment_side() -> str:
-    """Returns the text of ``_environment_side``, also from within the archive that Ansible packs a module into."""
-    loader = _environment_side.__spec__.loader if _environment_side.__spec__ else None
-    return str(t.cast("t.Any", loader).get_source(_environment_side.__name__))

@@ -19,16 +19,15 @@ from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Do
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
     CONDA_CACHE,
     ON_CONTROLLER,
-    PIP_CACHE,
     UNCHANGED,
     WHEEL_CACHE,
     Options,
     Package,
-    Pip,
     Supplies,
     anew,
     host_platform,
     packages_of,
+    pip_of,
     read_record,
     remove,
     report,
@@ -37,6 +36,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER, channel_path, listed
+from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text
 
 
 class RattlerError(DaskError):
@@ -56,7 +56,7 @@ def ask_rattler(interpreter: str, task: str, ca_bundle: str = "", **values: t.An
     """
     try:
         done = subprocess.run(
-            [interpreter, "-c", _rattler_side_text()],
+            [interpreter, "-c", module_text(_rattler_side)],
             input=json.dumps({"task": task, **values}),
             capture_output=True,
             text=True,
@@ -77,13 +77,6 @@ def ask_rattler(interpreter: str, task: str, ca_bundle: str = "", **values: t.An
     if "error" in answer:
         raise RattlerError(answer["kind"], " ".join(answer["error"].split("\n")).strip())
     return answer
-
-
-def _rattler_side_text() -> str:
-    """Returns the text of ``_rattler_side``, also from within the archive that Ansible packs a module into."""
-    loader = _rattler_side.__spec__.loader if _rattler_side.__spec__ else None
-    text: str | bytes = t.cast("t.Any", loader).get_source(_rattler_side.__name__)
-    return text.decode() if isinstance(text, bytes) else text  # Ansible's own loader has bytes
 
 
 def file_of(package: Package) -> str:
@@ -197,6 +190,6 @@ def _fill(
         if package["manager"] == "pip"
     ]
     if wheels:
-        pip = Pip(supplies.path(options["pip"]), cache=os.path.join(options["cache"], PIP_CACHE))
+        pip = pip_of(options, supplies)
         pip.install(os.path.join(prefix, "bin", "python"), "--no-deps", *wheels, index=False)
     return {"content": content, "packages": listed(packages), "files": sorted(map(file_of, packages))}

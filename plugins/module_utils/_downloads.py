@@ -44,6 +44,11 @@ class Item:
     md5: str = ""
     sha256: str = ""
 
+    @classmethod
+    def of_wheel(cls, wheel: t.Mapping[str, str]) -> Item:
+        """One of those that ``_wheels.ControllerPip.resolve`` returns."""
+        return cls(wheel["file"], wheel["url"], sha256=wheel["sha256"])
+
     @property
     def _hash(self) -> tuple[str, str]:
         return ("sha256", self.sha256) if self.sha256 else ("md5", self.md5)

@@ -158,6 +158,16 @@ class Pip:
         return {**quiet, **cache, **({"PIP_CERT": self.ca_bundle} if self.ca_bundle else {})}
 
 
+def pip_of(options: Options, supplies: Supplies) -> Pip:
+    """Returns the pip that the controller sent, as the options of a module say."""
+    return Pip(
+        supplies.path(options["pip"]),
+        wheelhouse=options["wheelhouse"],
+        ca_bundle=supplies.path(options["ca_bundle"]),
+        cache=os.path.join(options["cache"], PIP_CACHE),
+    )
+
+
 def shared_arguments() -> dict[str, t.Any]:
     """Returns the arguments that all modules which install software have."""
     return {

@@ -18,13 +18,12 @@ import typing as t
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
     CONDA_CACHE,
     ON_CONTROLLER,
-    PIP_CACHE,
     PREFIX_RECORD,
     WHEEL_CACHE,
     Options,
-    Pip,
     Supplies,
     packages_of,
+    pip_of,
     read_record,
     remove,
     unpack,
@@ -93,12 +92,7 @@ def _complete(options: Options, prefix: str, supplies: Supplies) -> None:
     os.makedirs(path, exist_ok=True)
     if options["plugins"]:
         remove(directory)
-        pip = Pip(
-            supplies.path(options["pip"]),
-            wheelhouse=options["wheelhouse"],
-            ca_bundle=supplies.path(options["ca_bundle"]),
-            cache=os.path.join(options["cache"], PIP_CACHE),
-        )
+        pip = pip_of(options, supplies)
         sent = [each["file"] for each in options["resolved"] or []]
         requirements = [each["requirement"] for each in options["plugins"] if each.get("requirement")]
         archives = [each["file"] for each in options["plugins"] if each.get("archive")]

@@ -24,12 +24,11 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _environment_side
-from ansible_collections.flotilla.dask.plugins.module_utils._client import environment_side
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, user_directory
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import environment as cluster_environment
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text, read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll, wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import USER_HOME
 
@@ -197,7 +196,7 @@ class Job:
         :raises DaskError: the job runs already, or can't be started.
         """
         script = wanted["script"]
-        source = environment_side()
+        source = module_text(_environment_side)
         with self.who.acting():
             os.makedirs(self.who.jobs, exist_ok=True)
             if content is None and script and not os.access(script, os.R_OK):

@@ -16,6 +16,7 @@ import re
 import socket
 import subprocess
 import tempfile
+import types
 import typing as t
 from dataclasses import dataclass, field
 
@@ -147,6 +148,13 @@ def check_ports(wanted: t.Iterable[Wanted], observed: t.Mapping[str, Observed], 
                     )
     if problems:
         raise DaskError("\n".join(problems))
+
+
+def module_text(module: types.ModuleType) -> str:
+    """Returns the text of a module, also from within the archive that Ansible packs a module into."""
+    loader = module.__spec__.loader if module.__spec__ else None
+    text: str | bytes = t.cast("t.Any", loader).get_source(module.__name__)
+    return text.decode() if isinstance(text, bytes) else text  # Ansible's own loader has bytes
 
 
 def read_text(path: str) -> str | None:

@@ -6,11 +6,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
-import tempfile
 import typing as t
 from urllib.parse import quote
 
@@ -33,10 +30,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
     pypi_name,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, write_text
-
-MACHINES = {"64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le", "s390x": "s390x", "arm64": "arm64"}
-GLIBC = 34
-"""Minor version of the GNU C library that wheels may need; see ``_rattler_side.GLIBC``."""
+from ansible_collections.flotilla.dask.plugins.module_utils._wheels import ControllerPip, PipError, wheel_platforms
 
 
 def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
@@ -173,61 +167,25 @@ def _wheels(
     if not python:
         raise DaskError("{0}: a part 'pip' is refused without python among the dependencies.".format(options["file"]))
     provided = {pypi_name(each.name): each.version for each in conda if "python" in each.dependencies}
-    with tempfile.TemporaryDirectory(prefix="flotilla-") as directory:
-        constraints, report = os.path.join(directory, "constraints.txt"), os.path.join(directory, "report.json")
-        with open(constraints, "w", encoding="utf-8") as file:
-            file.writelines("{0}=={1}\n".format(*item) for item in provided.items())
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-        command += ["--report", report, "--target", os.path.join(directory, "target"), "--only-binary", ":all:"]
-        command += ["--python-version", python, "--constraint", constraints, "--disable-pip-version-check"]
-        command += [word for tag in wheel_platforms(platform) for word in ("--platform", tag)]
-        command += ["--no-index", "--find-links", options["wheelhouse"]] if options["wheelhouse"] else []
-        command += ["--cert", options["ca_bundle"]] if options["ca_bundle"] else []
-        done = subprocess.run(
-            [*command, *specification.pip],
-            env={**os.environ, "PIP_CACHE_DIR": os.path.join(cache_directory(options["cache"]), "pip-cache")},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
-            raise DaskError(
-                "{0}: the part 'pip' cannot be solved for {1}, beside the conda packages: {2}".format(
-                    options["file"], platform, " ".join(said)
-                )
+    constraints = "\n".join("{0}=={1}".format(*item) for item in provided.items())
+    pip = ControllerPip(cache_directory(options["cache"]), options["ca_bundle"], options["wheelhouse"])
+    try:
+        found = pip.resolve(specification.pip, constraints, python, wheel_platforms(platform))
+    except PipError as error:
+        raise DaskError(
+            "{0}: the part 'pip' cannot be solved for {1}, beside the conda packages: {2}".format(
+                options["file"], platform, error
             )
-        with open(report, encoding="utf-8") as file:
-            found = json.load(file)["install"]
-    return [wheel for wheel in (_wheel(each, platform) for each in found) if pypi_name(wheel.name) not in provided]
-
-
-def _wheel(found: t.Mapping[str, t.Any], platform: str) -> Package:
-    source = found["download_info"]
-    hashes = source["archive_info"].get("hashes") or {}
-    return Package(
-        name=found["metadata"]["name"],
-        version=found["metadata"]["version"],
-        platform=platform,
-        url=source["url"],
-        manager="pip",
-        sha256=hashes.get("sha256", ""),
-    )
-
-
-def wheel_platforms(platform: str, glibc: int = GLIBC) -> list[str]:
-    """Returns pip's names for a platform, the newest first.
-
-    :param glibc: Minor version of the GNU C library 2.
-    """
-    system, _dash, name = platform.partition("-")
-    machine = MACHINES.get(name, name)
-    if system == "osx":
-        return ["macosx_{0}_{1}".format(version, machine) for version in ("13_0", "12_0", "11_0", "10_15", "10_9")]
-    legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-    names = []
-    for minor in range(glibc, 4, -1):
-        names.append("manylinux_2_{0}_{1}".format(minor, machine))
-        names += ["{0}_{1}".format(legacy[minor], machine)] if minor in legacy else []
-    return [*names, "linux_" + machine]
+        ) from error
+    return [
+        Package(
+            name=wheel["name"],
+            version=wheel["version"],
+            platform=platform,
+            url=wheel["url"],
+            manager="pip",
+            sha256=wheel["sha256"],
+        )
+        for wheel in found
+        if pypi_name(wheel["name"]) not in provided
+    ]

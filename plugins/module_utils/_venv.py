@@ -17,15 +17,14 @@ from ansible_collections.flotilla.dask.plugins.module_utils._digest import diges
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, fetch
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
     ON_CONTROLLER,
-    PIP_CACHE,
     UNCHANGED,
     WHEEL_CACHE,
     Options,
-    Pip,
     Supplies,
     anew,
     host_platform,
     packages_of,
+    pip_of,
     read_record,
     report,
     unpack,
@@ -114,15 +113,6 @@ def _with_pip(wheel: str, packages: t.Sequence[t.Mapping[str, str]]) -> list[str
     return listed([*packages, {"name": "pip", "version": wheel.split("-")[1]}])
 
 
-def _pip(options: Options, supplies: Supplies) -> Pip:
-    return Pip(
-        supplies.path(options["pip"]),
-        wheelhouse=options["wheelhouse"],
-        ca_bundle=supplies.path(options["ca_bundle"]),
-        cache=os.path.join(options["cache"], PIP_CACHE),
-    )
-
-
 def _constraints(options: Options, directory: str) -> str:
     path = os.path.join(directory, "constraints.txt")
     with open(path, "w", encoding="utf-8") as file:
@@ -133,7 +123,7 @@ def _constraints(options: Options, directory: str) -> str:
 def _foreseen(options: Options, python: str) -> list[dict[str, str]]:
     """Returns what pip would install, without leaving a trace."""
     with tempfile.TemporaryDirectory(prefix="flotilla-") as work:
-        pip = replace(_pip(options, unpack(options["supplies"], work)), cache="")
+        pip = replace(pip_of(options, unpack(options["supplies"], work)), cache="")
         words = ["--dry-run", "--ignore-installed", "--report", "-", "--target", os.path.join(work, "target")]
         said = pip.install(python, *words, "--constraint", _constraints(options, work), *options["requirements"])
     return [each["metadata"] for each in json.loads(said)["install"]]
@@ -142,13 +132,13 @@ def _foreseen(options: Options, python: str) -> list[dict[str, str]]:
 def _fill(options: Options, supplies: Supplies, content: str) -> dict[str, t.Any]:
     path = options["path"]
     run([options["python"], "-m", "venv", "--without-pip", path])
-    python, pip = os.path.join(path, "bin", "python"), _pip(options, supplies)
+    python, pip = os.path.join(path, "bin", "python"), pip_of(options, supplies)
     pip.install(python, "--no-deps", pip.wheel, index=False)
     if options["resolved"] is None:
         pip.install(python, "--constraint", _constraints(options, path), *options["requirements"])
     else:
         wheels = os.path.join(options["cache"], WHEEL_CACHE)
-        items = [Item(each["file"], each["url"], sha256=each["sha256"]) for each in options["resolved"]]
+        items = [Item.of_wheel(each) for each in options["resolved"]]
         sent = [replace(item, url="file://" + quote(supplies.path(item.file))) for item in items]
         fetch([item for item in sent if supplies.path(item.file)], wheels)
         for item in items:

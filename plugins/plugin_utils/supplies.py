@@ -16,8 +16,6 @@ import glob
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 import sysconfig
 import tarfile
 import tempfile
@@ -28,9 +26,10 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
-from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, cache_directory, fetch, file_name
+from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, cache_directory, fetch
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._solver import wheel_platforms
+from ansible_collections.flotilla.dask.plugins.module_utils._service import write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._wheels import ControllerPip, PipError, wheel_platforms
 
 CA_BUNDLE = "ca-bundle.pem"
 """What a host finds the controller's file of authorities as."""
@@ -154,8 +153,8 @@ def pip_wheel(controller: Options) -> str:
         found = sorted(glob.glob(os.path.join(glob.escape(place), "pip-*.whl")))
         if found:
             return found[-1]
-    with one_at_a_time(controller["cache"]):
-        _pip(controller, "download", "--no-deps", "--only-binary", ":all:", "--dest", places[-1], "pip")
+    with one_at_a_time(controller["cache"]), _in_words():
+        ControllerPip(**controller).run("download", "--no-deps", "--only-binary", ":all:", "--dest", places[-1], "pip")
     return pip_wheel(controller)
 
 
@@ -173,52 +172,25 @@ def resolved(
     answer = os.path.join(constants.DEFAULT_LOCAL_TMP, "wheels-{0}.json".format(digest(question)))
     with one_at_a_time(controller["cache"]):
         if not os.path.exists(answer):
-            with tempfile.TemporaryDirectory(dir=constants.DEFAULT_LOCAL_TMP) as work:
-                report, limits = os.path.join(work, "report.json"), os.path.join(work, "constraints.txt")
-                with open(limits, "w", encoding="utf-8") as file:
-                    file.write(constraints + "\n")
-                _pip(
-                    controller,
-                    *("install", "--dry-run", "--ignore-installed", "--report", report, "--constraint", limits),
-                    *("--target", os.path.join(work, "target"), "--only-binary", ":all:", *target(python), *words),
-                    *requirements,
+            platforms = _platforms(python)
+            with _in_words():
+                wheels = ControllerPip(**controller).resolve(
+                    requirements, constraints, python["version"], platforms, *words
                 )
-                os.replace(report, answer)
+            write_text(answer, json.dumps(wheels))
     with open(answer, encoding="utf-8") as file:
-        return [_described(each) for each in json.load(file)["install"]]
+        return t.cast("t.List[t.Dict[str, str]]", json.load(file))
 
 
-def target(python: Options) -> list[str]:
-    """Returns pip's options for wheels that fit a host's Python."""
+def _platforms(python: Options) -> list[str]:
+    """Returns pip's names for the platform of a host's Python."""
     minor = str(python["libc"]).partition("2.")[2]
-    names = wheel_platforms(python["platform"], int(minor)) if minor.isdigit() else wheel_platforms(python["platform"])
-    return ["--python-version", python["version"], *(word for name in names for word in ("--platform", name))]
+    return wheel_platforms(python["platform"], int(minor)) if minor.isdigit() else wheel_platforms(python["platform"])
 
 
-def _described(found: dict[str, t.Any]) -> dict[str, str]:
-    source = found["download_info"]
-    return {
-        "name": found["metadata"]["name"],
-        "version": found["metadata"]["version"],
-        "file": file_name(source["url"]),
-        "url": source["url"],
-        "sha256": (source["archive_info"].get("hashes") or {}).get("sha256", ""),
-    }
-
-
-def _pip(controller: Options, *words: str) -> None:
-    source = ["--no-index", "--find-links", controller["wheelhouse"]] if controller["wheelhouse"] else []
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", words[0], "--quiet", *source]
-    trust = ["--cert", controller["ca_bundle"]] if controller["ca_bundle"] else []
-    done = subprocess.run(
-        [*command, *trust, *words[1:]],
-        env={**os.environ, "PIP_CACHE_DIR": os.path.join(controller["cache"], "pip-cache")},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        said = [line for line in lines if line.startswith("ERROR")] or lines[-3:]
-        raise DaskError("pip on the controller cannot get what the hosts need: {0}".format(" ".join(said)))
+@contextlib.contextmanager
+def _in_words() -> t.Iterator[None]:
+    try:
+        yield
+    except PipError as error:
+        raise DaskError("pip on the controller cannot get what the hosts need: {0}".format(error)) from error
