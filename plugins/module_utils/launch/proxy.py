@@ -166,7 +166,7 @@ def _read_authentication(reader: Reader) -> dict[str, t.Any]:
             reader.refuse(
                 "dask_proxy_users." + name,
                 "(not shown)",
-                "a bcrypt hash, which starts with $2b$ or $2y$; 'htpasswd -nB {0}' makes one".format(name),
+                "a bcrypt hash, which starts with $2b$ or $2y$; 'htpasswd -nBC 10 {0}' makes one".format(name),
             )
         else:
             users[name] = str(hashed)

@@ -105,7 +105,7 @@ def test_clusters_that_are_served_already_stay_and_no_password_is_in_what_is_wri
         ("dask_proxy_prefix", "/a/../b", "begins with '/'"),
         ("dask_proxy_prefix", '/a"; return 200; "', "begins with '/'"),
         ("dask_proxy_prefix", "/zoo/", "cluster zoo of this proxy"),
-        ("dask_proxy_users", {"alice": "secret horse"}, "bcrypt hash.*htpasswd -nB alice"),
+        ("dask_proxy_users", {"alice": "secret horse"}, "bcrypt hash.*htpasswd -nBC 10 alice"),
         ("dask_proxy_users", {"alice": "$apr1$x$" + "a" * 53}, "bcrypt hash"),
         ("dask_proxy_users", {"alice": HASH + "\n"}, "bcrypt hash"),
         ("dask_proxy_users", {"al:ice": HASH}, "names of at most 64"),
