@@ -249,14 +249,15 @@ def test_what_prometheus_would_not_take_is_refused_in_words(watch: Watch) -> Non
         "dask_monitoring_certificate_days: 30 is refused",
         "dask_monitoring_alertmanagers[0]: 'http://a' is refused",
     ]
-    for variables, words in (
-        (wrong, refused),
-        ({"dask_worker_hosts": ["elsewhere"]}, ["nothing is known of elsewhere"]),
-    ):
-        run = watch("--check", **variables)
-        assert not run.ok
-        assert [each for each in words if each not in run.problems] == []
-        assert run.changed == {}
+    run = watch("--check", **wrong)
+    assert not run.ok
+    assert [each for each in refused if each not in run.problems] == []
+    assert run.changed == {}
+
+    limited = watch("--check", "--limit", "gateway,scheduler")
+    assert not limited.ok
+    assert "nothing is known of worker1. Allowed: a run with all hosts" in limited.problems
+    assert limited.changed == {}
 
 
 @pytest.fixture
