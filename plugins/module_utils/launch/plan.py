@@ -120,6 +120,8 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "FLOTILLA_IN_PROCESS": str(settings.get("dask_in_process_digest", "")),
         "PYTHONPATH": ":".join((plugins, place.in_process) if plugins else (place.in_process,)),
     }
+    if scope == "system":
+        common["HOME"] = place.state  # the account's own is not to be written to
     # Not the scheduler's, which need not restart, and lose everything, because of it.
     joining = {**common, "FLOTILLA_MISMATCH": cluster.environment_mismatch}
     python = posixpath.join(prefix, "bin/python")
