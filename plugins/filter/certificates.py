@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import ipaddress
 import typing as t
 
 from ansible.errors import AnsibleFilterError
+
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import is_address
 
 with contextlib.suppress(ImportError):  # ansible-core brings it along, but not where ansible-test imports plugins
     from cryptography import x509
@@ -82,15 +83,7 @@ def subjects(certificate: x509.Certificate) -> set[str]:
 
 def subject_alternative_names(names: t.Sequence[str]) -> list[str]:
     """Returns host names and addresses as community.crypto wants them: C(DNS:worker1), C(IP:10.0.0.5)."""
-    return [f"{_kind(str(name))}:{name}" for name in names]
-
-
-def _kind(name: str) -> str:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return "DNS"
-    return "IP"
+    return [f"{'IP' if is_address(name) else 'DNS'}:{name}" for name in names]
 
 
 class FilterModule:

@@ -20,7 +20,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, run, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, run, unit_states, write_text
 
 DIRECTORY = "/etc/dask-firewall"
 """Of its own: it has to be there before networks are, which the directories of clusters may come from."""
@@ -281,14 +281,9 @@ class FirewallTable:
         return self._states()[unit].get("ActiveState") == "active"
 
     def _states(self) -> dict[str, dict[str, str]]:
-        """The properties of the unit and of the timer; systemctl separates them by an empty line."""
+        """The properties of the unit and of the timer."""
         units = [self.unit, self.rollback + ".timer"]
-        output = run(["systemctl", "show", "--property=ActiveState,UnitFileState", *units])
-        blocks = output.strip("\n").split("\n\n")
-        return {
-            unit: dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-            for unit, block in zip(units, blocks)
-        }
+        return dict(zip(units, unit_states(units, "ActiveState", "UnitFileState")))
 
     def _nft(self, *words: str) -> str:
         return run([self._nft_path(), *words])

@@ -266,7 +266,7 @@ def pypi_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", _PYPI_NAMES.get(name, name)).lower()
 
 
-def has_package(requirements: t.Iterable[str], name: str) -> bool:
+def has_package(requirements: tuple[str, ...], name: str) -> bool:
     """Whether one of the requirements, of pip or of conda, is about a Python package."""
     names = (match[1] for match in map(_NAME.match, requirements) if match)
     return pypi_name(name) in map(pypi_name, names)

@@ -150,6 +150,20 @@ def check_ports(wanted: t.Iterable[Wanted], observed: t.Mapping[str, Observed], 
         raise DaskError("\n".join(problems))
 
 
+def unit_states(units: t.Sequence[str], *properties: str) -> list[dict[str, str]]:
+    """Returns properties of systemd's units, of each in the order asked for; systemctl separates them by an empty line.
+
+    :raises DaskError: systemd refused to tell.
+    """
+    if not units:
+        return []
+    output = run(["systemctl", "show", "--property=" + ",".join(properties), *units])
+    return [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        for block in output.strip("\n").split("\n\n")
+    ]
+
+
 def module_text(module: types.ModuleType) -> str:
     """Returns the text of a module, also from within the archive that Ansible packs a module into."""
     loader = module.__spec__.loader if module.__spec__ else None

@@ -9,12 +9,11 @@ Private to this collection.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import LAST_PORT, Reader
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import LAST_PORT, Reader, is_address
 
 IMPLEMENTATIONS = ("nginx", "traefik")
 ISSUERS = ("cluster", "own")
@@ -190,12 +189,3 @@ def _read_authentication(reader: Reader) -> dict[str, t.Any]:
         ),
         "passwords": digest(users),
     }
-
-
-def is_address(text: t.Any) -> bool:
-    """Whether a text is an IP address."""
-    try:
-        ipaddress.ip_address(str(text))
-    except ValueError:
-        return False
-    return True

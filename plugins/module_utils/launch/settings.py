@@ -9,6 +9,7 @@ The keys are the inventory's variable names, so that a message names what the us
 
 from __future__ import annotations
 
+import ipaddress
 import posixpath
 import re
 import typing as t
@@ -347,6 +348,15 @@ def read_host(reader: Reader, cluster: Cluster, runs: bool) -> Host:
     return Host(**values)
 
 
+def is_address(text: t.Any) -> bool:
+    """Whether a text is an IP address."""
+    try:
+        ipaddress.ip_address(str(text))
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(address: str) -> bool:
     """Whether an IP address, or the name that always stands for one, is reached from its own host alone."""
     return address in ("localhost", "::1") or address.startswith("127.")
@@ -442,7 +452,7 @@ def _read_locked(reader: Reader, lock: t.Mapping[str, t.Any], host: Host) -> tup
             ", ".join(lock["platforms"]),
             "a lock with packages for {0}, the platform of host {1}".format(host.platform, host.name),
         )
-    elif lock and not has_package((package["name"] for package in locked), METRICS_PACKAGE):
+    elif lock and not has_package(tuple(package["name"] for package in locked), METRICS_PACKAGE):
         reader.refuse(
             "dask_environment_lock",
             "{0} packages for {1}".format(len(locked), host.platform),

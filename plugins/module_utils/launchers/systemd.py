@@ -15,6 +15,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     Plan,
     read_text,
     run,
+    unit_states,
     write_text,
 )
 
@@ -37,7 +38,7 @@ class Systemd(Launcher):
         paths = glob.glob(os.path.join(glob.escape(self.directory), self._unit(self.kind + "*")))
         start, end = self._unit("*").split("*")
         names = sorted(os.path.basename(path)[len(start) : -len(end)] for path in paths)
-        states = self._states(names)
+        states = dict(zip(names, unit_states(list(map(self._unit, names)), "ActiveState", "UnitFileState")))
         return {
             name: Observed(
                 definition=read_text(self._path(name)) or "",
@@ -74,14 +75,3 @@ class Systemd(Launcher):
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, self._unit(name))
-
-    def _states(self, names: list[str]) -> dict[str, dict[str, str]]:
-        """The properties of each unit; systemctl separates units by an empty line, in the order asked for."""
-        if not names:
-            return {}
-        output = run(["systemctl", "show", "--property=ActiveState,UnitFileState", *map(self._unit, names)])
-        blocks = output.strip("\n").split("\n\n")
-        return {
-            name: dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-            for name, block in zip(names, blocks)
-        }
