@@ -109,8 +109,8 @@ def test_a_bundle_makes_a_client_connect_by_itself(bundle: Path) -> None:
 
 
 def test_a_user_without_a_certificate_is_told_how_to_get_one(ansible: Ansible, bundle: Path, hosts: Hosts) -> None:
-    def asked() -> dict[str, Any]:
-        result = ansible.module("scheduler", "flotilla.dask.dask_cluster_info", "-e", "ansible_become=false")
+    def asked(wait: int = 0) -> dict[str, Any]:
+        result = ansible.module("scheduler", "flotilla.dask.dask_cluster_info", "-e", "ansible_become=false", wait=wait)
         state: dict[str, Any] = result["scheduler"]["cluster"]
         return state
 
@@ -119,7 +119,8 @@ def test_a_user_without_a_certificate_is_told_how_to_get_one(ansible: Ansible, b
     hosts["scheduler"].check_output(f"sudo -u operator mkdir --parents {configuration}")
     try:
         ansible.module("scheduler", "copy", src=str(bundle / "dask.yaml"), dest=configuration, owner="operator")
-        assert asked()["health"] == "healthy"
+        state = asked(wait=60)
+        assert state["health"] == "healthy", state["reasons"]
     finally:
         hosts["scheduler"].check_output("rm -r /home/operator/.config")
 
