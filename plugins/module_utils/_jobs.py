@@ -82,7 +82,8 @@ def account(cluster: Description) -> Account:
         raise DaskError(
             "The account '{0}' that the cluster runs as is gone. Run flotilla.dask.site.".format(cluster["user"])
         ) from error
-    return Account(user.pw_name, user.pw_uid, user.pw_gid, user.pw_dir, cluster["jobs"], switch=True)
+    home = os.path.dirname(cluster["jobs"])  # as the cluster's processes have it
+    return Account(user.pw_name, user.pw_uid, user.pw_gid, home, cluster["jobs"], switch=True)
 
 
 def check_name(name: str) -> None:

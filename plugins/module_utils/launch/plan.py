@@ -120,13 +120,14 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "FLOTILLA_IN_PROCESS": str(settings.get("dask_in_process_digest", "")),
         "PYTHONPATH": ":".join((plugins, place.in_process) if plugins else (place.in_process,)),
     }
-    if scope == "system":
-        common["HOME"] = place.state  # the account's own is not to be written to
     # Not the scheduler's, which need not restart, and lose everything, because of it.
     joining = {**common, "FLOTILLA_MISMATCH": cluster.environment_mismatch}
     python = posixpath.join(prefix, "bin/python")
-    # Dask reads certificates when a process starts, so that other ones have to restart it.
-    started_with = {"FLOTILLA_CERTIFICATES": digest([host.authorities, host.certificate])} if cluster.tls else {}
+    # Of processes alone: a person's command has that person's home, where Dask finds a certificate of their own.
+    started_with = {"HOME": place.state} if scope == "system" else {}
+    if cluster.tls:
+        # Dask reads certificates when a process starts, so that other ones have to restart it.
+        started_with["FLOTILLA_CERTIFICATES"] = digest([host.authorities, host.certificate])
     processes = []
     if runs_scheduler:
         processes.append(_scheduler(cluster, host, python, {**common, **started_with}, place, scheduler_memory))

@@ -242,6 +242,9 @@ def test_a_process_gets_the_variables_of_its_group_and_the_ones_of_the_cluster_b
     for process in plan["processes"]:
         asked_for = {name: str(value) for name, value in own[process["group"]].items()}
         common = dict(plan["description"]["environment"])
+        assert "HOME" not in common
+        if plan["scope"] == "system":
+            common["HOME"] = plan["directories"]["state"]
         mismatch = common.pop("FLOTILLA_MISMATCH")
         if process["kind"] == "worker":
             common.update(FLOTILLA_MISMATCH=mismatch, FLOTILLA_DRAIN_SECONDS="60")
