@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from door import PREFIXES, Door
 from playwright.sync_api import Browser, sync_playwright
-from testbed import Ansible, Cluster, Hosts, Machines
+from testbed import Ansible, Cluster, Deployment, Hosts, Machines
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +32,21 @@ def hosts(inventory: str) -> Hosts:
 @pytest.fixture(scope="session")
 def ansible(inventory: str) -> Ansible:
     return Ansible(Path(inventory).parent)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def deployment(ansible: Ansible, hosts: Hosts) -> Deployment | None:
+    """How the cluster was deployed that the tests work with; None where somebody has done it before them."""
+    deployed = any(host.file("/etc/dask").exists for host in hosts.group("all").values())
+    return None if deployed else Deployment(ansible, hosts, Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]))
+
+
+@pytest.fixture(scope="session")
+def first_runs(deployment: Deployment | None) -> Deployment:
+    """How the cluster was deployed, for tests of that itself."""
+    if deployment is None:
+        pytest.skip("the cluster was deployed before the tests")
+    return deployment
 
 
 @pytest.fixture(scope="session")

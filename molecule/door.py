@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ALICE = ("alice", "right horse")
+FRONT_DOOR = str(Path(__file__).parent / "front_door" / "front_door.yml")
+"""What of `site` is about proxies and monitoring, for changes that are of these alone."""
 PREFIXES = {"gateway": "/lab", "scheduler": ""}
 """The hosts that are proxies, with the prefix that the cluster has there: nginx and Traefik."""
 

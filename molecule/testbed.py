@@ -89,7 +89,7 @@ class Run:
             for host, result in results.items():
                 if any(result.get(key) for key in keys):
                     found.setdefault(name, []).append(host)
-        return found
+        return {name: sorted(hosts) for name, hosts in found.items()}
 
 
 class Ansible:
@@ -139,6 +139,34 @@ class Ansible:
         return subprocess.run(words, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
 
 
+# All that clusters leave on a host that nobody else has anything of.
+TRACES = """
+ls -d /etc/dask* /etc/prometheus/dask /etc/systemd/system/nginx.service /opt/dask* /run/dask* /var/lib/dask*
+find /etc/systemd -name '*dask*'
+getent passwd dask dask-proxy
+pgrep --full --list-full '[d]istributed|[r]unner.py|/[d]ask-proxy/'
+nft list tables | grep dask
+"""
+
+
+def traces(hosts: Hosts) -> dict[str, str]:
+    """What is left on the hosts that have something of a cluster left."""
+    found = {name: host.run(TRACES).stdout for name, host in hosts.group("all").items()}
+    return {name: left for name, left in found.items() if left}
+
+
+class Deployment:
+    """The first runs of `site`, on hosts that nothing has touched: in check mode, for real, and again."""
+
+    def __init__(self, ansible: Ansible, hosts: Hosts, directory: Path) -> None:
+        before = set(directory.rglob("*"))
+        self.predicted = ansible.playbook("flotilla.dask.site", "--check", "--diff")
+        self.made_in_check_mode = [*traces(hosts).items(), *(set(directory.rglob("*")) - before)]
+        self.applied = ansible.playbook("flotilla.dask.site", "--diff")
+        assert self.applied.ok, self.applied.problems
+        self.again = ansible.playbook("flotilla.dask.site")
+
+
 # Has results on the workers, and fetches them when it is released by a file in its working directory.
 HELD_SUM = """
 import os
@@ -161,30 +189,33 @@ class Cluster:
     def __init__(self, ansible: Ansible, hosts: Hosts) -> None:
         self._ansible = ansible
         self._hosts = hosts
+        [self._scheduler] = hosts.group("dask_scheduler")
 
     def state(self, **options: Any) -> Result:
         """What dask_cluster_info tells; with `wait` the cluster has to become healthy in that many seconds."""
-        result = self._ansible.module("scheduler", "flotilla.dask.dask_cluster_info", **options)["scheduler"]
+        result = self._ansible.module(self._scheduler, "flotilla.dask.dask_cluster_info", **options)[self._scheduler]
         assert not result.get("failed"), result["msg"]
         state: Result = result["cluster"]
         return state
 
     def job(self, name: str, **options: Any) -> Result:
-        return self._ansible.module("scheduler", "flotilla.dask.dask_job", name=name, **options)["scheduler"]
+        return self._ansible.module(self._scheduler, "flotilla.dask.dask_job", name=name, **options)[self._scheduler]
 
     def hold_job(self, name: str) -> None:
         """Starts a job, and returns when its results are on the workers, where it leaves them until it is released."""
         assert self.job(name, script="sum.py", content=HELD_SUM, state="submitted")["changed"]
 
         def has_tasks_done() -> bool:
-            jobs = self._ansible.module("scheduler", "flotilla.dask.dask_job_info", name=name)["scheduler"]["jobs"]
+            jobs = self._ansible.module(self._scheduler, "flotilla.dask.dask_job_info", name=name)[self._scheduler][
+                "jobs"
+            ]
             return bool(jobs[0]["progress"]["done"])
 
         wait_until(has_tasks_done, "the job has tasks done")
 
     def release_job(self, name: str) -> Result:
         """Lets a held job go on, waits for its end, and returns its record."""
-        self._hosts["scheduler"].check_output(f"touch {PurePosixPath(JOBS, name, 'work', 'release')}")
+        self._hosts[self._scheduler].check_output(f"touch {PurePosixPath(JOBS, name, 'work', 'release')}")
         result = self.job(name, script="sum.py", content=HELD_SUM)
         assert not result.get("failed"), result["msg"]
         assert not result["changed"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from door import ALICE, Door
+from door import ALICE, FRONT_DOOR, Door
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocket, expect
 from testbed import Ansible, Cluster, Hosts, wait_until
 
@@ -187,7 +187,7 @@ def sign_on(hosts: Hosts, ansible: Ansible) -> Iterator[dict[str, object]]:
         "dask_proxy_sign_in": "https://sign-on.lab.example/?app=dask",
     }
     host.check_output("systemctl stop sign-on")
-    back = ansible.playbook("flotilla.dask.site")
+    back = ansible.playbook(FRONT_DOOR)
     assert back.ok, back.problems
 
 
@@ -211,7 +211,7 @@ def test_a_service_for_single_sign_on_is_asked_and_open_pages_live_on_meanwhile(
         page.goto(f"{door.url}/system")
         page.wait_for_function("() => window.Bokeh && Bokeh.documents.length")
 
-    run = ansible.playbook("flotilla.dask.site", extra_vars=sign_on)
+    run = ansible.playbook(FRONT_DOOR, extra_vars=sign_on)
     assert run.ok, run.problems
     assert closed == []
     frames.clear()

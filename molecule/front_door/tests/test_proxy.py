@@ -13,7 +13,7 @@ from pathlib import Path
 
 import certificates
 import pytest
-from door import PREFIXES, Door
+from door import FRONT_DOOR, PREFIXES, Door
 from testbed import Ansible, Hosts, wait_until
 from testinfra.backend.base import CommandResult
 
@@ -230,13 +230,13 @@ def test_what_cannot_work_is_refused_before_anything_is_changed(ansible: Ansible
 
 def test_a_certificate_that_was_given_is_shown(ansible: Ansible, doors: dict[str, Door], files: dict[str, str]) -> None:
     given = {"dask_proxy_certificate": files["good.crt"], "dask_proxy_private_key": files["good.key"]}
-    run = ansible.playbook("flotilla.dask.site", extra_vars=given)
+    run = ansible.playbook(FRONT_DOOR, extra_vars=given)
     assert run.ok, run.problems
     assert Path(files["good.key"]).read_text() not in run.output
     for door in doors.values():
         shown = ssl.get_server_certificate((door.address, 443))
         assert shown.split() == Path(files["good.crt"]).read_text().split()
-    back = ansible.playbook("flotilla.dask.site")
+    back = ansible.playbook(FRONT_DOOR)
     assert back.ok, back.problems
     assert [door.page("/status").status for door in doors.values()] == [200, 200]
 
@@ -259,7 +259,7 @@ def test_several_clusters_share_a_proxy_and_leave_it_one_by_one(ansible: Ansible
     made = ansible.playbook("flotilla.dask.site", extra_vars=apart)
     assert made.ok, made.problems
     try:
-        assert not (again := ansible.playbook("flotilla.dask.site", extra_vars=apart)).changed, again.changed
+        assert not (again := ansible.playbook(FRONT_DOOR, extra_vars=apart)).changed, again.changed
         first_page, second_page = (
             json.loads(door.get(path).body) for path in ("/lab/json/identity.json", "/second/json/identity.json")
         )
@@ -270,7 +270,7 @@ def test_several_clusters_share_a_proxy_and_leave_it_one_by_one(ansible: Ansible
     assert gone.ok, gone.problems
     assert door.get("/second/status").status == 404
     assert door.page("/status").status == 200
-    back = ansible.playbook("flotilla.dask.site")
+    back = ansible.playbook(FRONT_DOOR)
     assert back.ok, back.problems
     assert not back.changed
 
@@ -300,12 +300,12 @@ def test_a_configuration_that_nginx_refuses_never_replaces_a_working_one(
     before = gateway.check_output("sha256sum /etc/dask-proxy/nginx.conf")
     # A fault that no check of ours knows: an address of the sign-on service that does not resolve.
     broken = {"dask_proxy_users": {}, "dask_proxy_auth_request": "https://nobody.invalid/auth"}
-    run = ansible.playbook("flotilla.dask.site", extra_vars=broken)
+    run = ansible.playbook(FRONT_DOOR, extra_vars=broken)
     assert not run.ok
     assert "host not found in upstream" in run.problems + run.output
     assert gateway.check_output("sha256sum /etc/dask-proxy/nginx.conf") == before
     assert doors["gateway"].page("/status").status == 200
-    back = ansible.playbook("flotilla.dask.site")
+    back = ansible.playbook(FRONT_DOOR)
     assert back.ok, back.problems
 
 

@@ -1,0 +1,20 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Of every scenario: check mode on untouched hosts says what the first run does, and the second does nothing."""
+
+from __future__ import annotations
+
+from testbed import Deployment
+
+
+def test_check_mode_changes_nothing_and_predicts_exactly_what_the_first_run_changes(first_runs: Deployment) -> None:
+    assert first_runs.predicted.ok, first_runs.predicted.problems
+    assert first_runs.made_in_check_mode == []
+    assert first_runs.predicted.changed == first_runs.applied.changed
+    roles = {task.partition(" : ")[0] for task in first_runs.applied.changed}
+    assert {f"flotilla.dask.dask_{role}" for role in ("certificates", "common", "environment")} <= roles
+
+
+def test_the_second_run_changes_nothing(first_runs: Deployment) -> None:
+    assert (first_runs.again.ok, first_runs.again.changed) == (True, {}), first_runs.again.problems
