@@ -83,6 +83,11 @@ class Run:
         ]
         return "\n".join(words) or self.output
 
+    @property
+    def roles(self) -> set[str]:
+        """The roles that changed something, without the collection's name."""
+        return {task.partition(" : ")[0].removeprefix("flotilla.dask.") for task in self.changed}
+
     def _having(self, *keys: str) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for name, results in self.tasks:
@@ -139,12 +144,12 @@ class Ansible:
         return subprocess.run(words, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
 
 
-# All that clusters leave on a host that nobody else has anything of.
+# All that clusters leave on a host. No line has a word as it is that the search for processes would find this one by.
 TRACES = """
 ls -d /etc/dask* /etc/prometheus/dask /etc/systemd/system/nginx.service /opt/dask* /run/dask* /var/lib/dask*
 find /etc/systemd -name '*dask*'
-getent passwd dask dask-proxy
-pgrep --full --list-full '[d]istributed|[r]unner.py|/[d]ask-proxy/'
+getent passwd dask dask"-proxy"
+pgrep --full --list-full '[d]istributed|[r]unner.py|[d]ask-proxy'
 nft list tables | grep dask
 """
 
@@ -193,23 +198,20 @@ class Cluster:
 
     def state(self, **options: Any) -> Result:
         """What dask_cluster_info tells; with `wait` the cluster has to become healthy in that many seconds."""
-        result = self._ansible.module(self._scheduler, "flotilla.dask.dask_cluster_info", **options)[self._scheduler]
+        result = self._on_scheduler("dask_cluster_info", **options)
         assert not result.get("failed"), result["msg"]
         state: Result = result["cluster"]
         return state
 
     def job(self, name: str, **options: Any) -> Result:
-        return self._ansible.module(self._scheduler, "flotilla.dask.dask_job", name=name, **options)[self._scheduler]
+        return self._on_scheduler("dask_job", name=name, **options)
 
     def hold_job(self, name: str) -> None:
         """Starts a job, and returns when its results are on the workers, where it leaves them until it is released."""
         assert self.job(name, script="sum.py", content=HELD_SUM, state="submitted")["changed"]
 
         def has_tasks_done() -> bool:
-            jobs = self._ansible.module(self._scheduler, "flotilla.dask.dask_job_info", name=name)[self._scheduler][
-                "jobs"
-            ]
-            return bool(jobs[0]["progress"]["done"])
+            return bool(self._on_scheduler("dask_job_info", name=name)["jobs"][0]["progress"]["done"])
 
         wait_until(has_tasks_done, "the job has tasks done")
 
@@ -221,6 +223,10 @@ class Cluster:
         assert not result["changed"]
         record: Result = result["job"]
         return record
+
+    def _on_scheduler(self, module: str, **options: Any) -> Result:
+        """The result of one of the collection's modules on the scheduler's host."""
+        return self._ansible.module(self._scheduler, f"flotilla.dask.{module}", **options)[self._scheduler]
 
     def main_pid(self, host: str, process: str) -> int:
         return int(self._hosts[host].check_output(f"systemctl show --property=MainPID --value dask-main-{process}"))

@@ -12,8 +12,7 @@ def test_check_mode_changes_nothing_and_predicts_exactly_what_the_first_run_chan
     assert first_runs.predicted.ok, first_runs.predicted.problems
     assert first_runs.made_in_check_mode == []
     assert first_runs.predicted.changed == first_runs.applied.changed
-    roles = {task.partition(" : ")[0] for task in first_runs.applied.changed}
-    assert {f"flotilla.dask.dask_{role}" for role in ("certificates", "common", "environment")} <= roles
+    assert {"dask_certificates", "dask_common", "dask_environment"} <= first_runs.applied.roles
 
 
 def test_the_second_run_changes_nothing(first_runs: Deployment) -> None:

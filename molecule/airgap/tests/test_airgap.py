@@ -56,11 +56,6 @@ def of(run: Run, task: str, key: str, host: str = "worker1") -> Any:
     return value
 
 
-def changed(run: Run) -> dict[str, list[str]]:
-    """What a run changed, apart from waiting for the cluster, which check mode can't."""
-    return {name: sorted(hosts) for name, hosts in run.changed.items()}
-
-
 def current(hosts: Hosts, name: str = "worker1") -> str:
     return str(hosts[name].check_output(f"readlink {ENVIRONMENTS}/current"))
 
@@ -119,7 +114,7 @@ def test_changed_requirements_make_a_new_generation_and_the_old_one_needs_nothin
     predicted = ansible.playbook("flotilla.dask.site", "--check", "--diff", extra_vars=variables)
     applied = ansible.playbook("flotilla.dask.site", extra_vars=variables)
     assert applied.ok, applied.problems
-    assert changed(predicted) == changed(applied)
+    assert predicted.changed == applied.changed
     packages = of(predicted, INSTALL, "packages")
     assert packages == of(applied, INSTALL, "packages")
     assert packages["changed"] == ["toolz 1.1.0 -> 1.2.0"]
@@ -220,7 +215,7 @@ def test_virtual_environments_and_supervisor_come_from_the_controller_too(
     predicted = ansible.playbook("flotilla.dask.site", "--check", extra_vars=own_cluster)
     applied = ansible.playbook("flotilla.dask.site", extra_vars=own_cluster)
     assert applied.ok, applied.problems
-    assert changed(predicted) == changed(applied)
+    assert predicted.changed == applied.changed
     again = ansible.playbook("flotilla.dask.site", extra_vars=own_cluster)
     assert (again.ok, again.changed) == (True, {}), again.problems
     assert hosts["worker1"].check_output("pgrep --full --list-full --euid operator dask_worker").count("worker1-own-0")

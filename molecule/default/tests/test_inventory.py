@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from testbed import Ansible, Hosts, Run, Scattered
+from testbed import Ansible, Deployment, Hosts, Run, Scattered
 
 SMALL = {
     "name": "small",
@@ -64,6 +64,10 @@ def refusal(run: Run) -> str:
     assert run.changed == {}
     (failed,) = [results for name, results in run.tasks if any(result.get("failed") for result in results.values())]
     return str(next(result["msg"] for result in failed.values() if result.get("failed")))
+
+
+def test_a_first_run_applies_the_roles_that_the_inventory_asks_for_alone(first_runs: Deployment) -> None:
+    assert first_runs.applied.roles == {"dask_certificates", "dask_common", "dask_environment"}
 
 
 def test_check_mode_finds_nothing_to_do(ansible: Ansible) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import certificates
 import pytest
 from door import FRONT_DOOR, PREFIXES, Door
-from testbed import Ansible, Hosts, wait_until
+from testbed import Ansible, Deployment, Hosts, wait_until
 from testinfra.backend.base import CommandResult
 
 PAGES = [
@@ -22,6 +22,10 @@ PAGES = [
     *("info/main/workers.html", "info/main/logs.html", "info/main/exceptions.html", "statics/css/base.css"),
     *("json/counts.json", "health"),
 ]
+
+
+def test_a_first_run_makes_firewall_monitoring_and_proxies(first_runs: Deployment) -> None:
+    assert {"dask_firewall", "dask_monitoring", "dask_proxy"} <= first_runs.applied.roles
 
 
 @pytest.mark.parametrize("path", PAGES)
