@@ -24,7 +24,8 @@ import pytest
 from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._environment_side import scheduler_state
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import IN_PROCESS, launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import IN_PROCESS
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
