@@ -62,7 +62,7 @@ molecule: $(DEV)  ## Tests on hosts: SCENARIO=default COMMAND=converge ARGS=...
 
 .PHONY: bench
 bench: $(DEV)  ## Measurements
-	@tests/bench/run
+	@PYTHONPATH=collections tests/bench/run
 
 .PHONY: pin
 pin:  ## Resolve requirements/dev.in anew

@@ -151,6 +151,12 @@ find /etc/systemd -name '*dask*'
 getent passwd dask dask"-proxy"
 pgrep --full --list-full '[d]istributed|[r]unner.py|[d]ask-proxy'
 nft list tables | grep dask
+docker ps --all --quiet
+docker images --quiet flotilla-dask
+docker volume ls --quiet
+docker network ls --quiet --filter driver=overlay
+docker info --format '{{.Swarm.LocalNodeState}}' | grep --invert-match inactive
+ss --no-header --listening --tcp 'sport = :7946'
 """
 
 
@@ -248,6 +254,10 @@ class Machines:
         """Shuts a host down as its operator does, and waits until it is off."""
         self._docker("exec", self._container(name), "systemctl", "--no-block", "poweroff")
         self._docker("wait", self._container(name))
+
+    def kill(self, name: str) -> None:
+        """Takes a host's power away."""
+        self._docker("kill", self._container(name))
 
     def start(self, name: str) -> None:
         """Switches a host on again, and waits until it lets us in; it keeps its address."""

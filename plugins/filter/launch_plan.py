@@ -15,6 +15,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch import quotin
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.firewall import firewall_rules, firewall_sources
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.monitoring import monitoring_plan, scrape_targets
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.pipeline import pipeline_plan
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.proxy import proxy_site
 
@@ -52,6 +53,7 @@ class FilterModule:
             "firewall_sources": _in_words(firewall_sources),
             "launch_plan": _in_words(launch_plan),
             "monitoring_plan": _in_words(monitoring_plan),
+            "pipeline_plan": _in_words(pipeline_plan),
             "promised_workers": _in_words(promised_workers),
             "proxy_site": _in_words(proxy_site),
             "scrape_targets": scrape_targets,

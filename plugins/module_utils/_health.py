@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 SILENT_AFTER = 30.0
@@ -52,8 +53,33 @@ def _worker(address: str, each: t.Mapping[str, t.Any], now: float) -> Worker:
 
 def missing(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
     """Returns the names of promised workers that aren't there."""
+    return _compare(found, promised)[0]
+
+
+def unplanned(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    """Returns the names of workers that nobody promised."""
+    return _compare(found, promised)[1]
+
+
+def _compare(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]]) -> tuple[list[str], list[str]]:
+    """The names of those who lack and of those who are too many.
+
+    In place of one that a swarm runs any other replica of its group counts, as a swarm chooses which ones it keeps.
+    """
     names = {worker["name"] for worker in found}
-    return [str(each["name"]) for each in promised if each["name"] not in names]
+    expected = {each["name"] for each in promised}
+    more = [worker["name"] for worker in found if worker["name"] not in expected]
+    absent = []
+    for each in promised:
+        if each["name"] in names:
+            continue
+        replica = re.compile(re.escape(each["group"]) + "-[0-9]+")
+        others = [] if each["host"] else [name for name in more if replica.fullmatch(name)]
+        if others:
+            more.remove(others[0])
+        else:
+            absent.append(str(each["name"]))
+    return absent, more
 
 
 def degradations(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
@@ -66,7 +92,7 @@ def degradations(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, 
     hosts = {each["name"]: each["host"] for each in promised}
     absent = missing(found, promised)
     if absent:
-        listed = ", ".join("{0} (host {1})".format(name, hosts[name]) for name in absent[:10])
+        listed = ", ".join("{0} (host {1})".format(name, hosts[name] or "any") for name in absent[:10])
         more = " and {0} more".format(len(absent) - 10) if len(absent) > 10 else ""
         reasons.append("{0} of {1} planned workers missing: {2}{3}".format(len(absent), len(promised), listed, more))
     ports = {each["name"]: each["dashboard"] for each in promised}

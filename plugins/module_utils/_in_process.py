@@ -53,6 +53,8 @@ def dask_setup(server: t.Any) -> t.Any:
         WorkerSide(server)
         Metrics.of(server, "worker")
     elif isinstance(server, Nanny):
+        # Behind published ports. Dask lets a worker say where it is reached, and not a nanny, which registers next.
+        server._address = os.environ.get("FLOTILLA_NANNY_ADDRESS", server.address)
         return check_environment(server)
     return None
 

@@ -212,7 +212,6 @@ def cluster_state(
     if workers is not None and len(found) < workers:
         reasons.append("{0} workers, {1} asked for".format(len(found), workers))
     health = "degraded" if reasons else "healthy"
-    planned = {each["name"] for each in cluster["workers"]}
     return {
         **state,
         "health": health,
@@ -221,7 +220,7 @@ def cluster_state(
         "started": identity["started"],
         "versions": identity["versions"],
         "environment": identity["environment"],
-        "unplanned": [worker["name"] for worker in found if worker["name"] not in planned],
+        "unplanned": _health.unplanned(found, cluster["workers"]),
         "workers": found,
     }
 

@@ -34,6 +34,19 @@ options:
         C(prometheus_client).
     type: str
     default: ""
+  containers:
+    description: Whether containers are to run on the host, so that its Docker Engine matters.
+    type: bool
+    default: false
+  swarm:
+    description: Whether the host is to be a node of a swarm.
+    type: bool
+    default: false
+  directories:
+    description: Directories that have to be there, such as those that containers mount.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - flotilla.dask.attributes
   - flotilla.dask.attributes.info
@@ -105,15 +118,69 @@ ansible_facts:
           description: Whether the program that loads a firewall is installed.
           type: bool
           returned: success
+        engine:
+          description: The version of the host's Docker Engine; empty where none answers, or it was not asked.
+          type: str
+          returned: success
+        engine_problem:
+          description: Why none answers.
+          type: str
+          returned: success
+        swarm:
+          description: What the host's Docker Engine has of a swarm, where that matters.
+          type: dict
+          returned: success
+          contains:
+            state:
+              description: Docker's word for it; V(inactive) for a host that is no node.
+              type: str
+              returned: success
+            node:
+              description: The number that the node has in the swarm.
+              type: str
+              returned: success
+            manager:
+              description: Whether it is a manager.
+              type: bool
+              returned: success
+            managers:
+              description: The numbers of the managers that the node knows.
+              type: list
+              elements: str
+              returned: success
+        encryption_problem:
+          description: Why the kernel cannot encrypt what containers on several hosts send each other, or nothing.
+          type: str
+          returned: success
+        missing:
+          description: Those of O(directories) that are not there.
+          type: list
+          elements: str
+          returned: success
+        account:
+          description: Numbers of the account that system processes have and of its group, as C(998:998), or empty.
+          type: str
+          returned: success
+        requests:
+          description: Whether the host's Python has what modules talk to Docker by.
+          type: bool
+          returned: success
+        docker_sdk:
+          description: Whether it has what modules talk to a swarm by.
+          type: bool
+          returned: success
         platform:
           description: What conda calls the host's platform, such as V(linux-64).
           type: str
           returned: success
 """
 
+import importlib.util
+import json
 import os
 import pwd
 import re
+import shutil
 import socket
 import subprocess
 import typing as t
@@ -124,9 +191,15 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import fin
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
+from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import ACCOUNT
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+ENCRYPT = [
+    *("unshare", "--net", "ip", "xfrm", "state", "add", "src", "127.0.0.1", "dst", "127.0.0.2", "proto", "esp"),
+    *("spi", "0x100", "mode", "transport", "aead", "rfc4106(gcm(aes))", "0x" + 20 * "00", "64"),
+]
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -165,6 +238,15 @@ def certificates(options: dict[str, t.Any], root: bool) -> dict[str, str]:
     return {"authorities": read(place.authorities), "certificate": found.group() if found else ""}
 
 
+def account_numbers(name: str) -> str:
+    """User and group of an account in numbers, as containers need them; empty where there is none."""
+    try:
+        account = pwd.getpwnam(name)
+    except KeyError:
+        return ""
+    return "{0}:{1}".format(account.pw_uid, account.pw_gid)
+
+
 def check_environment(prefix: str) -> None:
     """:raises DaskError: there is no Python in ``prefix``, or it can't import what processes need."""
     python = os.path.join(prefix, "bin", "python")
@@ -184,6 +266,37 @@ def check_environment(prefix: str) -> None:
         )
 
 
+def engine() -> dict[str, str]:
+    """The version of the Docker Engine, or why there is none."""
+    try:
+        version = run(["docker", "version", "--format", "{{.Server.Version}}"]).strip()
+    except DaskError as error:
+        return {"engine": "", "engine_problem": str(error)}
+    return {"engine": version, "engine_problem": ""}
+
+
+def swarm() -> dict[str, t.Any]:
+    """What the engine, if there is one, says about its swarm, if it is in one."""
+    try:
+        said = json.loads(run(["docker", "info", "--format", "{{json .Swarm}}"])) or {}
+    except DaskError:
+        said = {}
+    return {
+        "state": said.get("LocalNodeState") or "inactive",
+        "node": said.get("NodeID", ""),
+        "manager": bool(said.get("ControlAvailable")),
+        "managers": [each["NodeID"] for each in said.get("RemoteManagers") or []],
+    }
+
+
+def encryption_problem() -> str:
+    """Makes what Docker makes for an encrypted network, where it is gone at once: Docker itself says it in its log."""
+    if not all(map(shutil.which, ENCRYPT[:1] + ENCRYPT[2:3])):
+        return ""
+    outcome = subprocess.run(ENCRYPT, capture_output=True, text=True, check=False)
+    return outcome.stderr.strip() if outcome.returncode else ""
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -191,6 +304,9 @@ def main() -> None:
             "home": {"type": "str", "default": ""},
             "scope": {"type": "str", "default": "auto"},
             "environment_path": {"type": "str", "default": ""},
+            "containers": {"type": "bool", "default": False},
+            "swarm": {"type": "bool", "default": False},
+            "directories": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -213,6 +329,12 @@ def main() -> None:
             "taken": {str(port): found["cluster"] for found in others for port in found["ports"]},
             "firewall": has_traces(options["cluster"]),
             "nft": find_nft() is not None,
+            "account": account_numbers(ACCOUNT),
+            "requests": importlib.util.find_spec("requests") is not None,
+            "docker_sdk": importlib.util.find_spec("docker") is not None,
+            "missing": [path for path in options["directories"] if not os.path.isdir(path)],
+            **(engine() if options["containers"] else {}),
+            **({"swarm": swarm(), "encryption_problem": encryption_problem()} if options["swarm"] else {}),
             **certificates(options, root),
         }
     except DaskError as error:

@@ -26,12 +26,12 @@ options:
   kind:
     description: Which processes of the cluster this task is about; the others are left alone.
     type: str
-    choices: [scheduler, worker]
+    choices: [scheduler, worker, stage]
     required: true
   launcher:
     description: What runs the processes.
     type: str
-    choices: [systemd, supervisor]
+    choices: [systemd, supervisor, docker, swarm]
     required: true
   directories:
     description: The plan's C(directories).
@@ -120,7 +120,9 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     plan,
     plan_stop,
 )
+from ansible_collections.flotilla.dask.plugins.module_utils.launchers.docker import Docker
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.supervisor import Supervisor
+from ansible_collections.flotilla.dask.plugins.module_utils.launchers.swarm import Swarm
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.systemd import Systemd
 
 UNIT_DIRECTORY = "/etc/systemd/system"
@@ -129,6 +131,10 @@ UNIT_DIRECTORY = "/etc/systemd/system"
 def choose_launcher(options: dict[str, t.Any]) -> Launcher:
     if options["launcher"] == "systemd":
         return Systemd(UNIT_DIRECTORY, options["cluster"], options["kind"])
+    if options["launcher"] == "docker":
+        return Docker(options["directories"], options["cluster"], options["kind"])
+    if options["launcher"] == "swarm":
+        return Swarm(options["directories"], options["cluster"], options["kind"])
     return Supervisor(options["directories"], options["kind"], options["daemon_definition"])
 
 
@@ -171,8 +177,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "cluster": {"type": "str", "required": True},
-            "kind": {"type": "str", "choices": ["scheduler", "worker"], "required": True},
-            "launcher": {"type": "str", "choices": ["systemd", "supervisor"], "required": True},
+            "kind": {"type": "str", "choices": ["scheduler", "worker", "stage"], "required": True},
+            "launcher": {"type": "str", "choices": ["systemd", "supervisor", "docker", "swarm"], "required": True},
             "directories": {"type": "dict", "required": True},
             "processes": {"type": "list", "elements": "dict", "default": []},
             "template": {"type": "path"},

@@ -23,6 +23,7 @@ def host(**changes: t.Any) -> dict[str, t.Any]:
         "user": "ada",
         "user_directory": "/home/ada",
         "taken": {},
+        "engine": "20.10.24+dfsg1",
     }
     return {**known, **changes}
 

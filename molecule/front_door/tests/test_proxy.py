@@ -250,6 +250,8 @@ def test_several_clusters_share_a_proxy_and_leave_it_one_by_one(ansible: Ansible
     second = {
         "dask_cluster_name": "second",
         "dask_certificates_directory": f"{door.authority.parents[2]}/second",
+        "dask_environment_method": "existing",
+        "dask_environment_path": "/opt/dask/main/envs/current",
         "dask_scheduler_port": 8796,
         "dask_scheduler_dashboard_port": 8797,
         "dask_worker_groups": [

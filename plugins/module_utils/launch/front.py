@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import authority
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import authority
 
 EVERY_ADDRESS = ("0.0.0.0", "::")
 DASHBOARD = "dashboard"
@@ -29,6 +29,8 @@ def cluster_endpoints(plans: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[dict
     endpoints = []
     for host, plan in plans.items():
         for process in plan["processes"]:
+            if DASHBOARD not in process["ports"]:
+                continue  # a process in the network of a swarm, which nobody else is in
             listen = process["listen"][DASHBOARD]
             port = process["ports"][DASHBOARD]
             reached_at = plan["address"] if listen in EVERY_ADDRESS else listen

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The plan itself: command lines, ports, names and shares of memory, computed once for every launcher.
+"""The plan itself: what runs on a host and all that follows from it, computed once for every launcher.
 
 Private to this collection.
 """
@@ -11,72 +11,56 @@ from __future__ import annotations
 
 import posixpath
 import typing as t
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER
-from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout, layout
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import (
+    Process,
+    authority,
+    memory_max,
+    scheduler_address,
+    scheduler_process,
+    worker_name,
+    worker_processes,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import (
+    IN_CONTAINERS,
     Cluster,
+    Containers,
     Environment,
     Host,
     Reader,
     WorkerGroup,
+    is_loopback,
     read_cluster,
+    read_containers,
     read_downloads,
     read_environment,
     read_groups,
     read_host,
     read_scheduler_memory,
+    read_swarm,
+    refuse_missing_engine,
+    refuse_small_nodes,
+    refuse_unfit_node,
+)
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.swarm import (
+    SOMEWHERE,
+    refuse_long_names,
+    refuse_mixture,
+    scheduler_service,
+    swarm_description,
+    swarm_plan,
+    volumes,
+    worker_service,
 )
 
 ACCOUNT = "dask"
 """The account that runs processes of scope ``system``."""
 
-IN_PROCESS = "flotilla_in_process"
-"""The module that every process preloads: ``module_utils/_in_process.py``, as it is called where it is installed."""
-
-STOP_MARGIN = 30
-"""Seconds that a launcher gives a process to stop, beyond those for its drain."""
-
-BURST_SHARE, BURST_LEAST = 4, 256 * 2**20
-"""Room above a worker's memory limit, for its nanny and for what a task allocates before the nanny sees it: a share of
-the limit (one in four), and at least so many bytes."""
-
-TASKS = 1024
-TASKS_PER_THREAD = 128
-"""Threads and processes of a unit: far more than Dask needs, as each of a worker's threads may bring a pool of its own
-for every core, and far fewer than make a host unusable."""
-
 SUPERVISOR = "supervisor==4.3.0"
-
-
-@dataclass(frozen=True)
-class Process:
-    """One operating-system process that a launcher keeps running.
-
-    ``name``: unique on the host among the cluster's processes. ``worker``: the name that Dask knows it by, unique in
-    the cluster; empty for a scheduler. ``memory_limit``: bytes, or None. ``ports`` and ``listen``: purpose to TCP port,
-    and to the address that it listens on. ``after``: processes of this host that start before it. ``memory_max``
-    (bytes, or None) and ``tasks_max``: what the launcher lets it and its children have. ``stop_seconds``: how long a
-    stop may take, its drain included.
-    """
-
-    name: str
-    kind: str
-    worker: str
-    group: str
-    argv: tuple[str, ...]
-    environment: t.Mapping[str, str]
-    ports: t.Mapping[str, int]
-    listen: t.Mapping[str, str]
-    memory_limit: int | None
-    local_directory: str
-    after: tuple[str, ...]
-    memory_max: int | None
-    tasks_max: int
-    stop_seconds: int
 
 
 def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -84,31 +68,54 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
     :param settings: The collection-wide variables by their names (``dask_cluster_name``, ``dask_worker_groups`` …);
         ``dask_host``: a mapping like ``settings.Host``; ``dask_proxy_hosts`` and ``dask_monitoring_hosts``: names of
-        hosts; ``dask_promised_workers``: the result of ``promised_workers``;
+        hosts; ``dask_scheduler_host``: the inventory name of the scheduler's host; ``dask_scheduler_launcher``: what
+        ``dask_launcher`` is there; ``dask_swarm_memory``: bytes of each node by its name, as far as they are known;
+        ``dask_promised_workers``: the result of ``promised_workers``;
         ``dask_runs_scheduler`` and ``dask_runs_workers``: whether this host does; ``dask_in_process_digest``:
-        identifies the text of the module that every process preloads.
+        identifies the text of the module that every process preloads; ``dask_configuration_digest`` that of the
+        template of Dask's configuration, ``dask_image_recipe_digest`` that of what an image is built by.
     :raises SettingsError: with every value that was refused.
     """
     reader = Reader(settings)
     cluster = read_cluster(reader)
     runs_scheduler = bool(settings.get("dask_runs_scheduler", False))
     runs_workers = bool(settings.get("dask_runs_workers", False))
-    host = read_host(reader, cluster, runs_scheduler or runs_workers)
+    replicated = cluster.launcher == "swarm"
+    # What a swarm runs is told to it on the scheduler's host; whoever is to have workers is a node.
+    is_node, runs_workers = runs_scheduler or runs_workers, runs_scheduler if replicated else runs_workers
+    host = read_host(reader, cluster, is_node)
     environment = read_environment(reader, host)
     downloads = read_downloads(reader)
+    containers = read_containers(reader)
+    swarm = read_swarm(reader)
     scheduler_memory = read_scheduler_memory(reader, host) if runs_scheduler else None
-    groups = read_groups(reader, host) if runs_workers else []
+    groups = read_groups(reader, host, replicated) if runs_workers else []
     scope = _scope(cluster, host)
     launcher = _launcher(cluster, host, scope)
-    _refuse_port_collisions(reader, cluster, groups, host, runs_scheduler)
+    _refuse_port_collisions(reader, cluster, [] if replicated else groups, host, runs_scheduler)
     _refuse_missing_rights(reader, host, scope, launcher)
+    refuse_mixture(reader, launcher)
+    if launcher in IN_CONTAINERS and is_node:
+        refuse_missing_engine(reader, cluster, launcher, containers, host)
+        _refuse_unpackable_environment(reader, launcher, environment, containers)
+    if replicated and is_node:
+        refuse_long_names(reader, cluster, groups)
+        refuse_unfit_node(reader, cluster, containers, swarm, host)
+        refuse_small_nodes(
+            reader,
+            swarm,
+            [
+                ("dask_worker_groups[{0}]".format(index), group.replicas, memory_max(group.memory))
+                for index, group in enumerate(groups)
+            ],
+        )
     reader.finish()
 
     place = layout(cluster.name, scope, cluster.home, host.user_directory)
     generation = posixpath.join(place.environments, _generation(environment))
     prefix = environment.path or generation
     plugins = posixpath.join(generation, "plugins") if environment.plugins else ""
-    address = _scheduler_address(cluster)
+    address = scheduler_address(cluster)
     configuration = _merge(
         {"scheduler-address": address, "temporary-directory": place.spill, **_encryption(cluster, place)},
         cluster.configuration,
@@ -128,13 +135,21 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     if cluster.tls:
         # Dask reads certificates when a process starts, so that other ones have to restart it.
         started_with["FLOTILLA_CERTIFICATES"] = digest([host.authorities, host.certificate])
+    published = launcher == "docker" and containers.network == "bridge"
     processes = []
     if runs_scheduler:
-        processes.append(_scheduler(cluster, host, python, {**common, **started_with}, place, scheduler_memory))
+        scheduler = scheduler_process(
+            cluster, host, python, {**common, **started_with}, place, scheduler_memory, published or replicated
+        )
+        processes.append(scheduler_service(scheduler, cluster, host) if replicated else scheduler)
+    joined_with = {**joining, **started_with}
     for group in groups:
-        processes.extend(_workers(cluster, group, host, python, {**joining, **started_with}, place, runs_scheduler))
+        if replicated:
+            processes.append(worker_service(cluster, group, python, joined_with, place))
+        else:
+            processes += worker_processes(cluster, group, host, python, joined_with, place, runs_scheduler, published)
 
-    spill = {process.local_directory for process in processes}
+    writable = _writable(place, processes)
     user = ACCOUNT if scope == "system" else host.user
     return {
         "cluster": cluster.name,
@@ -145,7 +160,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "tls": cluster.tls,
         "firewall": cluster.firewall,
         "directories": place.as_dict(),
-        "writable": [place.state, *sorted(spill - {place.spill})],
+        "writable": writable,
         "environment": {
             **asdict(environment),
             "content": environment.content(),
@@ -156,13 +171,22 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "bootstrap": _bootstrap(environment, launcher),
         },
         "downloads": asdict(downloads),
+        "containers": {
+            "network": containers.network,
+            "mounts": volumes(place, containers) if replicated else _mounts(place, writable, containers),
+            "image": containers.image or _image(settings, containers, environment, host, prefix),
+            "made_elsewhere": bool(containers.image),
+            "base": containers.base,
+            "registry": containers.registry,
+        },
+        "swarm": swarm_plan(cluster, swarm, host, place, common, started_with, settings) if replicated else {},
         # As a dictionary each, without copies of what they share: there may be many of them.
         "processes": [{**vars(process)} for process in processes],
         "configuration": configuration,
         "description": {
             "cluster": cluster.name,
             "scheduler": address,
-            "dashboard": _dashboard(cluster, host) if runs_scheduler else "",
+            "dashboard": _dashboard(cluster, host, replicated) if runs_scheduler else "",
             "python": python,
             "environment": joining,
             "identity": place.identity if cluster.tls else "",
@@ -171,6 +195,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "logs": _logs(cluster, launcher, place),
             "workers": settings.get("dask_promised_workers", []),
             "ports": sorted(port for process in processes for port in process.ports.values()),
+            **({"swarm": swarm_description(cluster, place, settings)} if replicated else {}),
         },
     }
 
@@ -181,16 +206,30 @@ def promised_workers(groups_by_host: t.Mapping[str, t.Any]) -> list[dict[str, t.
     Needs no facts, so that any host can know it, also when a run is limited to some hosts. What is wrong in a group is
     left out here; ``launch_plan`` refuses it.
 
-    :param groups_by_host: Host's name to its ``dask_worker_groups``, or None for the default.
+    :param groups_by_host: Host's name to its ``dask_worker_groups``, or None for the default. An empty name stands for
+        whichever node of a swarm; workers there are promised by their number, as a swarm that has fewer replicas than
+        before keeps any of them.
     """
     promised = []
     for name, value in groups_by_host.items():
         reader = Reader({"dask_worker_groups": value})
+        if name == SOMEWHERE:
+            promised += [
+                {
+                    "name": group.slot(number),
+                    "host": SOMEWHERE,
+                    "group": group.name,
+                    "dashboard": group.ports["dashboard"],
+                }
+                for group in read_groups(reader, Host(name=name, address=""), replicated=True)
+                for number in range(1, group.replicas + 1)
+            ]
+            continue
         for group in read_groups(reader, Host(name=name, address="", memory=2**60)):
             for index in range(group.processes):
                 promised.append(
                     {
-                        "name": _worker_name(name, group, index),
+                        "name": worker_name(name, group, index),
                         "host": name,
                         "group": group.name,
                         "dashboard": group.ports["dashboard"] + index,
@@ -209,6 +248,32 @@ def _bootstrap(environment: Environment, launcher: str) -> list[str]:
     return needed + ([RATTLER] if environment.method == "conda" else [])
 
 
+def _writable(place: Layout, processes: t.Iterable[Process]) -> list[str]:
+    """The directories that processes write to."""
+    return [place.state, *sorted({process.local_directory for process in processes} - {place.spill})]
+
+
+def _mounts(place: Layout, writable: t.Iterable[str], containers: Containers) -> list[str]:
+    """What a container has of its host, as Docker and Compose write it.
+
+    The host's accounts are in it because the files that it mounts belong to one of them.
+    """
+    mounts = ["{0}:{0}:ro".format(path) for path in ("/etc/group", "/etc/passwd", place.configuration)]
+    mounts += ["{0}:{0}:rw".format(path) for path in writable]
+    for volume in containers.volumes:
+        mounts.append("{0}:{1}:{2}".format(volume.source, volume.path, "ro" if volume.read_only else "rw"))
+    return mounts
+
+
+def _image(
+    settings: t.Mapping[str, t.Any], containers: Containers, environment: Environment, host: Host, prefix: str
+) -> str:
+    """The name of the image that is made from the cluster's environment: the same for the same content."""
+    made_from = [containers.base, host.platform, prefix, str(settings.get("dask_image_recipe_digest", ""))]
+    name = "{0}:{1}-{2}".format(containers.repository, _generation(environment), digest(made_from))
+    return posixpath.join(containers.registry, name)
+
+
 def _scope(cluster: Cluster, host: Host) -> str:
     if cluster.scope == "auto":
         return "system" if host.root else "user"
@@ -225,20 +290,11 @@ def _logs(cluster: Cluster, launcher: str, place: Layout) -> str:
     """How a person reads the logs of this host's processes."""
     if launcher == "systemd":
         return "journalctl -u 'dask-{0}-*'".format(cluster.name)
+    if launcher == "swarm":
+        return "docker service logs dask-{0}_scheduler".format(cluster.name)
+    if launcher == "docker":
+        return "docker logs dask-{0}-scheduler".format(cluster.name)
     return "tail {0}/*.log".format(place.logs)
-
-
-def authority(host: str, port: int) -> str:
-    """Host and port as in a URL."""
-    return "[{0}]:{1}".format(host, port) if ":" in host else "{0}:{1}".format(host, port)
-
-
-def _scheduler_address(cluster: Cluster) -> str:
-    return "{0}://{1}".format(_protocol(cluster), authority(cluster.scheduler_host, cluster.scheduler_port))
-
-
-def _protocol(cluster: Cluster) -> str:
-    return "tls" if cluster.tls else "tcp"
 
 
 def _encryption(cluster: Cluster, place: Layout) -> dict[str, t.Any]:
@@ -250,105 +306,10 @@ def _encryption(cluster: Cluster, place: Layout) -> dict[str, t.Any]:
     return {"distributed": {"comm": {"default-scheme": "tls", "require-encryption": True, "tls": tls}}}
 
 
-def _dashboard(cluster: Cluster, host: Host) -> str:
+def _dashboard(cluster: Cluster, host: Host, replicated: bool) -> str:
+    if replicated and is_loopback(host.http_address):
+        return ""  # a swarm publishes on all addresses or none
     return "http://{0}/status".format(authority(host.http_address, cluster.scheduler_dashboard_port))
-
-
-def _worker_name(host: str, group: WorkerGroup, index: int) -> str:
-    return "{0}-{1}-{2}".format(host, group.name, index)
-
-
-def _module(python: str, module: str) -> tuple[str, ...]:
-    return (python, "-m", "distributed.cli." + module)
-
-
-def _scheduler(
-    cluster: Cluster,
-    host: Host,
-    python: str,
-    common: t.Mapping[str, str],
-    place: Layout,
-    memory_max: int | None,
-) -> Process:
-    argv = _module(python, "dask_scheduler")
-    argv += ("--protocol", _protocol(cluster))
-    argv += ("--host", cluster.scheduler_host, "--port", str(cluster.scheduler_port))
-    argv += ("--dashboard-address", authority(host.http_address, cluster.scheduler_dashboard_port))
-    for module in (IN_PROCESS, *cluster.scheduler_preload):
-        argv += ("--preload", module)
-    return Process(
-        name="scheduler",
-        kind="scheduler",
-        worker="",
-        group="",
-        argv=argv,
-        environment=_environment(common, cluster.scheduler_environment),
-        ports={"scheduler": cluster.scheduler_port, "dashboard": cluster.scheduler_dashboard_port},
-        listen={"scheduler": cluster.scheduler_host, "dashboard": host.http_address},
-        memory_limit=None,
-        local_directory=place.spill,
-        after=(),
-        memory_max=memory_max,
-        tasks_max=TASKS,
-        stop_seconds=STOP_MARGIN,
-    )
-
-
-def _workers(
-    cluster: Cluster,
-    group: WorkerGroup,
-    host: Host,
-    python: str,
-    common: t.Mapping[str, str],
-    place: Layout,
-    beside_scheduler: bool,
-) -> t.Iterator[Process]:
-    limit = memory.share(group.memory, group.processes)
-    # A directory of the cluster's own below what the user named, as it changes owner and goes with the cluster.
-    own = "dask-" + cluster.name
-    environment = _environment(
-        {**common, "FLOTILLA_DRAIN_SECONDS": str(cluster.drain_seconds)},
-        group.environment,
-    )
-    local_directory = posixpath.join(group.local_directory, own) if group.local_directory else place.spill
-    for index in range(group.processes):
-        ports = {kind: first + index for kind, first in group.ports.items()}
-        worker = _worker_name(host.name, group, index)
-        argv = (*_module(python, "dask_worker"), _scheduler_address(cluster), "--name", worker, "--host", host.address)
-        argv += ("--worker-port", str(ports["worker"]), "--nanny-port", str(ports["nanny"]))
-        argv += ("--dashboard-address", authority(host.http_address, ports["dashboard"]))
-        argv += ("--nthreads", str(group.threads), "--memory-limit", str(limit))
-        argv += ("--local-directory", local_directory)
-        if group.resources:
-            argv += ("--resources", " ".join("{0}={1}".format(*item) for item in sorted(group.resources.items())))
-        argv += ("--preload-nanny", IN_PROCESS)
-        for module in (IN_PROCESS, *group.preload):
-            argv += ("--preload", module)
-        yield Process(
-            name="worker-{0}-{1}".format(group.name, index),
-            kind="worker",
-            worker=worker,
-            group=group.name,
-            argv=argv,
-            environment=environment,
-            ports=ports,
-            listen={"worker": host.address, "nanny": host.address, "dashboard": host.http_address},
-            memory_limit=limit,
-            local_directory=local_directory,
-            after=("scheduler",) if beside_scheduler else (),
-            memory_max=limit + max(limit // BURST_SHARE, BURST_LEAST),
-            tasks_max=TASKS + TASKS_PER_THREAD * group.threads,
-            stop_seconds=cluster.drain_seconds + STOP_MARGIN,
-        )
-
-
-def _environment(common: t.Mapping[str, str], own: t.Mapping[str, str]) -> dict[str, str]:
-    """The user's variables and ours; ``PYTHONPATH`` is the one that both may set, ours first."""
-    result = {**own, **common}
-    path = [each["PYTHONPATH"] for each in (common, own) if each.get("PYTHONPATH")]
-    if path:
-        result["PYTHONPATH"] = ":".join(path)
-    return {name: result[name] for name in sorted(result)}
 
 
 def _merge(base: t.Mapping[str, t.Any], other: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -397,10 +358,23 @@ def _refuse_missing_rights(reader: Reader, host: Host, scope: str, launcher: str
         reader.refuse(
             "dask_scope", scope, "user, or a play with root on host {0} (ansible_become: true)".format(host.name)
         )
-    if launcher == "systemd" and scope == "user":
+    if launcher in ("systemd", *IN_CONTAINERS) and scope == "user":
         reader.refuse("dask_launcher", launcher, "supervisor for dask_scope user")
     if launcher == "systemd" and host.service_manager != "systemd":
         reader.refuse("dask_launcher", launcher, "supervisor, as process 1 of host {0} isn't systemd".format(host.name))
+
+
+def _refuse_unpackable_environment(
+    reader: Reader, launcher: str, environment: Environment, containers: Containers
+) -> None:
+    """An image is made from an environment of the collection's own, or was made elsewhere."""
+    if environment.method == "existing" and not containers.image:
+        reader.refuse(
+            "dask_environment_method",
+            environment.method,
+            "conda or venv with dask_launcher {0}, or in dask_image the name of an image that has this "
+            "environment".format(launcher),
+        )
 
 
 def _span(first: int, last: int) -> str:

@@ -20,7 +20,11 @@ from ansible_collections.flotilla.dask.plugins.module_utils._locks import has_pa
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 
 AUTO = "auto"
-LAUNCHERS = (AUTO, "systemd", "supervisor")
+LAUNCHERS = (AUTO, "systemd", "supervisor", "docker", "swarm")
+IN_CONTAINERS = ("docker", "swarm")
+"""The launchers for which a host needs a Docker Engine and the cluster's image."""
+NETWORKS = ("host", "bridge")
+ENDPOINT_MODES = ("dnsrr", "vip")
 SCOPES = (AUTO, "system", "user")
 MISMATCHES = ("refuse", "warn")
 LONGEST_DRAIN = 24 * 3600
@@ -29,6 +33,8 @@ DOWNLOADERS = ("host", "controller")
 PORT_KINDS = ("worker", "nanny", "dashboard")
 FIRST_PORT, LAST_PORT = 1024, 65535
 LOOPBACK = "127.0.0.1"
+DEFAULT_BASE = "python:3.11-slim-bookworm"
+DEFAULT_REPOSITORY = "flotilla-dask"
 METRICS_PACKAGE = "prometheus_client"
 """Without it Dask's ``/metrics`` answers, with nothing, and no alert ever fires."""
 DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
@@ -40,6 +46,14 @@ _ADDRESS = re.compile(r"[A-Za-z0-9._:-]+")
 _PATH = re.compile(r"/[A-Za-z0-9/._+@~-]*")
 _PLACE = re.compile(r"(https?://|file:///|/)[^\s\x00-\x1f\x7f]*")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]*")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+_VOLUME = re.compile(r"(?P<source>/[^:,\x00-\x1f\x7f]*)(:(?P<path>/[^:,\x00-\x1f\x7f]*))?(?P<mode>:ro|:rw)?")
+_CONSTRAINT = re.compile(
+    r"(node\.(id|hostname|role|ip|platform\.(os|arch)|labels\.[A-Za-z_][A-Za-z0-9._-]+)|engine\.labels\.[A-Za-z0-9._-]+)"
+    r" *(==|!=) *[A-Za-z0-9:_.*/-]+"
+)
+_VERSION = re.compile(r"(\d+)\.(\d+)")
+OLDEST_ENGINE = (20, 10)
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,9 @@ class Host:
 
     ``memory``: bytes, or None where it isn't known. ``taken``: ports of other clusters here, port to cluster's name.
     ``authorities`` and ``certificate``: the PEM texts that are, or are about to be, installed here.
-    ``platform``: as conda calls it, e.g. ``linux-64``.
+    ``platform``: as conda calls it, e.g. ``linux-64``. ``engine``: the version of its Docker Engine, empty where none
+    answers, and ``engine_problem`` why. ``encryption_problem``: why its kernel cannot encrypt between containers, empty
+    where it can. ``missing``: paths that were looked for and are not there.
     """
 
     name: str
@@ -63,6 +79,10 @@ class Host:
     authorities: str = ""
     certificate: str = ""
     platform: str = ""
+    engine: str = ""
+    engine_problem: str = ""
+    encryption_problem: str = ""
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,11 +138,57 @@ class Downloads:
 
 
 @dataclass(frozen=True)
+class Volume:
+    """A host's directory in every container of the cluster."""
+
+    source: str
+    path: str
+    read_only: bool
+
+
+@dataclass(frozen=True)
+class Containers:
+    """How processes run where they run in containers.
+
+    ``network``: host, or bridge with published ports. ``image``: one that was made elsewhere; empty for one that is
+    made from ``base`` and the cluster's environment. ``registry``, ``repository``: where that one goes, and its name.
+    """
+
+    network: str
+    volumes: tuple[Volume, ...]
+    image: str
+    base: str
+    registry: str
+    repository: str
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """How processes run in a swarm.
+
+    ``encrypted``: whether what containers send each other is, beside Dask's own TLS. ``endpoint_mode``: how Docker
+    makes services known by name. ``manager``: whether the host manages the swarm, as that of the scheduler always does.
+    ``memory``: bytes of each node that is known, by its name.
+    """
+
+    encrypted: bool
+    endpoint_mode: str
+    manager: bool
+    memory: t.Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class WorkerGroup:
-    """Worker processes of one host that are alike. ``memory``: bytes for the whole group."""
+    """Worker processes that are alike: of one host, or in a swarm of whichever nodes.
+
+    ``memory``: bytes for the whole group on a host, or of each of the ``replicas``. ``placement``: what a swarm demands
+    of the nodes.
+    """
 
     name: str
     processes: int = 1
+    replicas: int = 1
+    placement: tuple[str, ...] = ()
     threads: int = 1
     memory: int = 0
     ports: t.Mapping[str, int] = field(default_factory=lambda: {"worker": 9000, "nanny": 9100, "dashboard": 9200})
@@ -130,6 +196,10 @@ class WorkerGroup:
     environment: t.Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
     local_directory: str = ""
+
+    def slot(self, number: object) -> str:
+        """The name of one replica of a swarm."""
+        return "{0}-{1}".format(self.name, number)
 
 
 @dataclass(frozen=True)
@@ -227,6 +297,40 @@ class Reader:
             return str(value)
         self.refuse(variable, value, "an absolute path, or an address that starts with http://, https:// or file://")
         return ""
+
+    def image(self, variable: str, value: t.Any) -> str:
+        """The name of an image or of a part of one, or empty for none."""
+        if value in (None, ""):
+            return ""
+        if isinstance(value, str) and _IMAGE.fullmatch(value) and len(value) <= 255:
+            return str(value)
+        self.refuse(variable, value, "the name of an image, such as registry.example.org/lab/dask:1.0")
+        return ""
+
+    def volumes(self, variable: str, value: t.Any) -> tuple[Volume, ...]:
+        result: list[Volume] = []
+        for index, text in enumerate(self.sequence(variable, value)):
+            found = _VOLUME.fullmatch(text) if isinstance(text, str) else None
+            where = "{0}[{1}]".format(variable, index)
+            if not found:
+                self.refuse(where, text, "an absolute path, or SOURCE:PATH, and :ro after it where nobody writes there")
+                continue
+            source, path = (posixpath.normpath(found[name] or found["source"]) for name in ("source", "path"))
+            if any(path == other.path for other in result):
+                self.refuse(where, text, "one volume for each path in the containers")
+            result.append(Volume(source=source, path=path, read_only=found["mode"] == ":ro"))
+        return tuple(result)
+
+    def constraints(self, variable: str, value: t.Any) -> tuple[str, ...]:
+        """What a swarm demands of the node that a task is to run on."""
+        result = []
+        for index, text in enumerate(self.sequence(variable, value)):
+            if isinstance(text, str) and _CONSTRAINT.fullmatch(text):
+                result.append(str(text))
+            else:
+                allowed = "a constraint of Docker Swarm such as node.labels.disk==ssd or node.hostname!=node3"
+                self.refuse("{0}[{1}]".format(variable, index), text, allowed)
+        return tuple(result)
 
     def mapping(self, variable: str, value: t.Any) -> t.Mapping[str, t.Any]:
         if value is None:
@@ -330,6 +434,7 @@ def read_host(reader: Reader, cluster: Cluster, runs: bool) -> Host:
     known = {each.name for each in fields(Host)}
     values = {name: value for name, value in reader.settings.get("dask_host", {}).items() if name in known}
     values["taken"] = {int(port): owner for port, owner in values.get("taken", {}).items()}
+    values["missing"] = tuple(values.get("missing", ()))
     values["address"] = reader.address("dask_host_address", values.get("address"))
     others = [name for name in cluster.http_hosts if name != values["name"]] if runs else []
     wanted = values.get("http_address", AUTO)
@@ -346,6 +451,122 @@ def read_host(reader: Reader, cluster: Cluster, runs: bool) -> Host:
             ),
         )
     return Host(**values)
+
+
+def read_containers(reader: Reader) -> Containers:
+    """Reads how processes run in containers; problems stay with ``reader``."""
+    get = reader.settings.get
+    return Containers(
+        network=reader.choice("dask_docker_network", get("dask_docker_network", "host"), NETWORKS),
+        volumes=reader.volumes("dask_docker_volumes", get("dask_docker_volumes")),
+        image=reader.image("dask_image", get("dask_image")),
+        base=reader.image("dask_image_base", get("dask_image_base", DEFAULT_BASE)),
+        registry=reader.image("dask_image_registry", get("dask_image_registry")),
+        repository=reader.image("dask_image_repository", get("dask_image_repository", DEFAULT_REPOSITORY)),
+    )
+
+
+def read_swarm(reader: Reader) -> Swarm:
+    """Reads how processes run in a swarm; problems stay with ``reader``."""
+    get = reader.settings.get
+    modes = reader.choice("dask_swarm_endpoint_mode", get("dask_swarm_endpoint_mode", "dnsrr"), ENDPOINT_MODES)
+    return Swarm(
+        encrypted=reader.boolean("dask_swarm_encrypted", get("dask_swarm_encrypted", True)),
+        endpoint_mode=modes,
+        manager=reader.boolean("dask_swarm_manager", get("dask_swarm_manager", False)),
+        memory={name: size for name, size in reader.mapping("nodes", get("dask_swarm_memory")).items() if size},
+    )
+
+
+def refuse_unfit_node(reader: Reader, cluster: Cluster, containers: Containers, swarm: Swarm, host: Host) -> None:
+    """Refuses a host that cannot be a node of the cluster's swarm; problems stay with ``reader``."""
+    if not is_address(host.address):
+        reader.refuse(
+            "dask_host_address", host.address, "an IP address with dask_launcher swarm, for its nodes to meet at"
+        )
+    if swarm.encrypted and host.encryption_problem:
+        reader.refuse(
+            "dask_swarm_encrypted",
+            True,
+            "false, as the kernel of host {0} cannot encrypt what containers send each other, and lets nothing through "
+            "({1}); Dask's own TLS stays".format(host.name, host.encryption_problem),
+        )
+    if cluster.firewall:
+        reader.refuse(
+            "dask_firewall",
+            cluster.firewall,
+            "false with dask_launcher swarm, as what Docker publishes passes by the host's firewall",
+        )
+    if cluster.http_hosts and is_loopback(host.http_address):
+        reader.refuse(
+            "dask_http_address",
+            host.http_address,
+            "the address of host {0}, as {1} could not reach the scheduler's dashboard; a swarm publishes it on all "
+            "addresses of the host, to whoever reaches them".format(host.name, ", ".join(cluster.http_hosts)),
+        )
+    if containers.network != "host":
+        reader.refuse("dask_docker_network", containers.network, "nothing with dask_launcher swarm, which has its own")
+
+
+def refuse_small_nodes(reader: Reader, swarm: Swarm, needed: t.Sequence[tuple[str, int, int]]) -> None:
+    """Refuses what no node has room for, as far as nodes are known; problems stay with ``reader``.
+
+    :param needed: Of each group the variable, the number of replicas, and the most bytes that one may have.
+    """
+    if not swarm.memory:
+        return
+    largest, total = max(swarm.memory.values()), sum(swarm.memory.values())
+    for variable, _replicas, size in needed:
+        if size > largest:
+            reader.refuse(
+                variable + ".memory",
+                memory.human(size),
+                "with what its nanny needs at most {0}, as no node has more".format(memory.human(largest)),
+            )
+    wanted = sum(replicas * size for _variable, replicas, size in needed)
+    if wanted > total and not any(size > largest for _variable, _replicas, size in needed):
+        reader.refuse(
+            "dask_worker_groups[].memory",
+            " + ".join("{0} * {1}".format(replicas, memory.human(size)) for _variable, replicas, size in needed),
+            "with what their nannies need together at most the {0} of the nodes {1}".format(
+                memory.human(total), ", ".join(sorted(swarm.memory))
+            ),
+        )
+
+
+def refuse_missing_engine(reader: Reader, cluster: Cluster, launcher: str, containers: Containers, host: Host) -> None:
+    """Refuses containers on a host that cannot run them; problems stay with ``reader``."""
+    version = _VERSION.match(host.engine)
+    oldest = "{0}.{1:02}".format(*OLDEST_ENGINE)
+    if not version:
+        reader.refuse(
+            "dask_launcher",
+            launcher,
+            "a host on which a Docker Engine {0} or newer answers; that of {1} doesn't: {2}".format(
+                oldest, host.name, host.engine_problem or "it was not asked"
+            ),
+        )
+    elif (int(version[1]), int(version[2])) < OLDEST_ENGINE:
+        reader.refuse(
+            "dask_launcher",
+            launcher,
+            "a host with Docker Engine {0} or newer; that of {1} is {2}".format(oldest, host.name, host.engine),
+        )
+    for index, volume in enumerate(containers.volumes):
+        if volume.source in host.missing:
+            reader.refuse(
+                "dask_docker_volumes[{0}]".format(index),
+                volume.source,
+                "directories that exist on every host with containers; there is none on {0}".format(host.name),
+            )
+    if containers.network == "bridge" and not is_address(host.address):
+        reader.refuse("dask_host_address", host.address, "an IP address with dask_docker_network bridge, to publish on")
+    if containers.network == "bridge" and cluster.firewall:
+        reader.refuse(
+            "dask_docker_network",
+            containers.network,
+            "host where dask_firewall is true, as what Docker publishes passes by the host's firewall",
+        )
 
 
 def is_address(text: t.Any) -> bool:
@@ -377,8 +598,11 @@ def read_scheduler_memory(reader: Reader, host: Host) -> int | None:
     return size
 
 
-def read_groups(reader: Reader, host: Host) -> list[WorkerGroup]:
-    """Reads ``dask_worker_groups`` for ``host``; problems stay with ``reader``."""
+def read_groups(reader: Reader, host: Host, replicated: bool = False) -> list[WorkerGroup]:
+    """Reads ``dask_worker_groups``; problems stay with ``reader``.
+
+    :param replicated: Whether they are of a swarm's, instead of ``host`` itself.
+    """
     value = reader.settings.get("dask_worker_groups")
     entries = reader.sequence("dask_worker_groups", DEFAULT_GROUPS if value is None else value)
     if not entries and not reader.problems:
@@ -386,12 +610,12 @@ def read_groups(reader: Reader, host: Host) -> list[WorkerGroup]:
     groups: list[WorkerGroup] = []
     for index, entry in enumerate(entries):
         variable = "dask_worker_groups[{0}]".format(index)
-        group = _read_group(reader, variable, entry, host)
+        group = _read_group(reader, variable, entry, host, replicated)
         if any(group.name == other.name for other in groups):
             reader.refuse(variable + ".name", group.name, "a name that no other group of the host has")
         groups.append(group)
     total = sum(group.memory for group in groups)
-    if host.memory is not None and total > host.memory:
+    if not replicated and host.memory is not None and total > host.memory:
         reader.refuse(
             "dask_worker_groups[].memory",
             ", ".join("{0}: {1}".format(group.name, memory.human(group.memory)) for group in groups),
@@ -463,16 +687,20 @@ def _read_locked(reader: Reader, lock: t.Mapping[str, t.Any], host: Host) -> tup
 
 
 _KEYS = ("name", "processes", "threads", "memory", "ports", "resources", "environment", "preload", "local_directory")
+_REPLICATED_KEYS = (*_KEYS, "replicas", "placement")
 _PRELOAD = "a module such as package.module, or the path of a Python file"
 DEFAULT_MEMORY = 0.75
 """Fraction of the host's memory that a group, or the scheduler, gets when it doesn't say."""
 
 
-def _read_group(reader: Reader, variable: str, value: t.Any, host: Host) -> WorkerGroup:
+def _read_group(reader: Reader, variable: str, value: t.Any, host: Host, replicated: bool) -> WorkerGroup:
     entry = reader.mapping(variable, value)
+    keys = _REPLICATED_KEYS if replicated else _KEYS
     for key in entry:
-        if key not in _KEYS:
-            reader.refuse(variable, key, "the keys " + ", ".join(_KEYS))
+        if key in _REPLICATED_KEYS and key not in keys:
+            reader.refuse(variable, key, "processes, as replicas are of dask_launcher swarm alone")
+        elif key not in keys:
+            reader.refuse(variable, key, "the keys " + ", ".join(keys))
     defaults = WorkerGroup(name="refused")
     processes = reader.integer(variable + ".processes", entry.get("processes", 1), 1, 1000, "a number of processes")
     ports = dict(defaults.ports)
@@ -489,17 +717,48 @@ def _read_group(reader: Reader, variable: str, value: t.Any, host: Host) -> Work
                 port,
                 "a first port that leaves room for {0} processes up to {1}".format(processes, LAST_PORT),
             )
+    if replicated:
+        _refuse_what_a_swarm_decides(reader, variable, entry, processes)
     return WorkerGroup(
         name=reader.identifier(variable + ".name", entry.get("name")),
         processes=processes,
+        replicas=reader.integer(variable + ".replicas", entry.get("replicas", 1), 1, 10000, "a number of workers"),
+        placement=reader.constraints(variable + ".placement", entry.get("placement")),
         threads=reader.integer(variable + ".threads", entry.get("threads", 1), 1, 1024, "a number of threads"),
-        memory=reader.memory(variable + ".memory", entry.get("memory", DEFAULT_MEMORY), host, processes),
+        memory=_replica_memory(reader, variable + ".memory", entry.get("memory"))
+        if replicated
+        else reader.memory(variable + ".memory", entry.get("memory", DEFAULT_MEMORY), host, processes),
         ports=ports,
         resources=reader.resources(variable + ".resources", entry.get("resources")),
         environment=reader.environment(variable + ".environment", entry.get("environment")),
         preload=reader.strings(variable + ".preload", entry.get("preload"), _PRELOAD),
         local_directory=reader.path(variable + ".local_directory", entry.get("local_directory")),
     )
+
+
+def _refuse_what_a_swarm_decides(reader: Reader, variable: str, entry: t.Mapping[str, t.Any], processes: int) -> None:
+    if processes != 1:
+        reader.refuse(variable + ".processes", processes, "1 with dask_launcher swarm, which has replicas")
+    if entry.get("local_directory"):
+        reader.refuse(
+            variable + ".local_directory",
+            entry["local_directory"],
+            "none with dask_launcher swarm; a worker spills to a volume of its own, below Docker's directory",
+        )
+
+
+def _replica_memory(reader: Reader, variable: str, value: t.Any) -> int:
+    """Of each replica, on whichever node it will be: no fraction, and no default."""
+    try:
+        memory.parse_memory(value)
+    except ValueError as error:
+        reader.refuse(
+            variable,
+            value,
+            "a size with a unit such as '4 GiB' with dask_launcher swarm, that of each worker ({0})".format(error),
+        )
+        return 0
+    return reader.memory(variable, value, Host(name="", address=""), 1)
 
 
 def _plain(value: t.Any) -> t.Any:

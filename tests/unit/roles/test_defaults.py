@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROLES = Path(__file__).parents[3] / "roles"
-PUBLIC = ("dask_environment", "dask_scheduler", "dask_worker")
+PUBLIC = ("dask_environment", "dask_image", "dask_scheduler", "dask_swarm", "dask_worker")
 FALL_BACK = re.compile(r"\{\{ (?P<variable>dask_\w+) \| default\((?P<value>.*)\) \}\}")
 
 

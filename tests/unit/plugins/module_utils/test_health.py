@@ -51,6 +51,24 @@ def test_a_cluster_that_is_as_promised_has_nothing_to_say() -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "absent", "more"),
+    [
+        (["cpu-1", "cpu-2", "gpu-1"], [], []),
+        (["cpu-1", "cpu-4", "gpu-1"], [], []),
+        (["cpu-3", "cpu-4", "cpu-5", "gpu-1"], [], ["cpu-5"]),
+        (["cpu-2", "gpu-1", "gpu-2"], ["cpu-1"], ["gpu-2"]),
+        (["cpu-x", "cpu-1-2"], ["cpu-1", "cpu-2", "gpu-1"], ["cpu-x", "cpu-1-2"]),
+    ],
+)
+def test_any_replica_of_a_group_is_one_that_was_promised(names: list[str], absent: list[str], more: list[str]) -> None:
+    promised = promised_workers(
+        {"": [{"name": "cpu", "replicas": 2, "memory": "1 GiB"}, {"name": "gpu", "memory": "1 GiB"}]}
+    )
+    found = [{"name": name} for name in names]
+    assert (_health.missing(found, promised), _health.unplanned(found, promised)) == (absent, more)
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
         (None, "1 of 3 planned workers missing: alpha-cpu-1 (host alpha)"),

@@ -139,6 +139,16 @@ def test_a_process_that_runs_keeps_its_ports(taken: tuple[str, int]) -> None:
     check([Wanted("scheduler", "same", (taken,))], {"scheduler": Observed("same")})
 
 
+def test_a_process_that_restarts_keeps_its_ports_and_takes_nobody_elses(taken: tuple[str, int]) -> None:
+    own = {"scheduler": Observed("scheduler --port {0}".format(taken[1]))}
+    check([Wanted("scheduler", "scheduler --port {0} --other".format(taken[1]), (taken,))], own)
+    check([Wanted("scheduler", "new", (taken,))], {"scheduler": Observed("")})
+    with pytest.raises(DaskError, match="another program has the port"):
+        check(
+            [Wanted("scheduler", "scheduler --port {0}".format(taken[1]), (taken,))], {"scheduler": Observed("other")}
+        )
+
+
 def test_every_port_that_is_taken_is_named_with_the_process_that_needs_it(taken: tuple[str, int]) -> None:
     processes = [Wanted("scheduler", "", (taken,)), Wanted("worker-cpu-0", "", (("127.0.0.1", free_port()), taken))]
     with pytest.raises(DaskError) as caught:

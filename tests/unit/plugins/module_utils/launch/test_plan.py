@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import IN_PROCESS, launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import IN_PROCESS
 from ansible_collections.flotilla.dask.tests.unit import samples
 
 MIB = 2**20
@@ -80,10 +81,14 @@ def valid_settings(draw: st.DrawFn) -> dict[str, t.Any]:
         taken={str(first_ports["taken"]): "another"},
     )
     scope = draw(st.sampled_from(["auto", "system", "user"] if host["root"] else ["auto", "user"]))
-    has_systemd = host["root"] and scope != "user" and host["service_manager"] == "systemd"
+    of_the_system = ["docker", *(["systemd"] if host["service_manager"] == "systemd" else [])]
+    launchers = ["auto", "supervisor", *(of_the_system if host["root"] and scope != "user" else [])]
     return {
         "dask_cluster_name": draw(IDENTIFIERS),
-        "dask_launcher": draw(st.sampled_from(["auto", "supervisor", *(["systemd"] if has_systemd else [])])),
+        "dask_launcher": draw(st.sampled_from(launchers)),
+        "dask_docker_network": draw(st.sampled_from(["host"] if "lab" in host["address"] else ["host", "bridge"])),
+        "dask_docker_volumes": draw(st.lists(st.sampled_from(["/data", "/srv/a b:/mnt:ro"]), unique=True)),
+        "dask_image": "lab/dask:1",
         "dask_scope": scope,
         "dask_home": draw(DIRECTORIES),
         "dask_configuration": draw(st.sampled_from([{}, {"distributed": {"comm": {"timeouts": {"connect": "9s"}}}}])),
@@ -155,12 +160,18 @@ def test_dask_reads_every_worker_command_line_as_the_plan_meant_it(values: t.Any
         read = parsed_by_dask(process)
         assert read["scheduler"] == plan["description"]["scheduler"]
         assert read["name"] == process["worker"]
-        assert read["host"] == process["listen"]["worker"] == process["listen"]["nanny"]
-        assert (int(read["worker_port"]), int(read["nanny_port"])) == (
-            process["ports"]["worker"],
-            process["ports"]["nanny"],
-        )
-        assert http_address(read) == (process["listen"]["dashboard"], process["ports"]["dashboard"])
+        if published(plan):
+            assert [address(read[kind + "_address"]) for kind in ("listen", "contact")] == [
+                ("0.0.0.0", process["ports"]["worker"]),
+                (process["listen"]["worker"], process["ports"]["worker"]),
+            ]
+            advertised = process["environment"]["FLOTILLA_NANNY_ADDRESS"]
+            assert address(advertised) == (process["listen"]["nanny"], process["ports"]["nanny"])
+        else:
+            assert read["host"] == process["listen"]["worker"] == process["listen"]["nanny"]
+            assert int(read["worker_port"]) == process["ports"]["worker"]
+        assert int(read["nanny_port"]) == process["ports"]["nanny"]
+        assert http_address(read) == served(plan, process)
         assert read["nthreads"] == group["threads"]
         assert int(read["memory_limit"]) == process["memory_limit"]
         assert read["local_directory"] == process["local_directory"]
@@ -176,12 +187,51 @@ def test_dask_reads_the_scheduler_command_line_as_the_plan_meant_it(values: t.An
     plan = launch_plan({**values, "dask_runs_scheduler": True})
     process = plan["processes"][0]
     read = parsed_by_dask(process)
-    assert read["host"] == process["listen"]["scheduler"] == values["dask_scheduler_address"]
+    assert process["listen"]["scheduler"] == values["dask_scheduler_address"]
+    if published(plan):
+        advertised = process["environment"]["DASK_DISTRIBUTED__SCHEDULER__CONTACT_ADDRESS"]
+        assert (read["host"], advertised) == ("0.0.0.0", plan["description"]["scheduler"])
+    else:
+        assert read["host"] == process["listen"]["scheduler"]
     assert int(read["port"]) == process["ports"]["scheduler"] == values["dask_scheduler_port"]
-    assert http_address(read) == (process["listen"]["dashboard"], process["ports"]["dashboard"])
+    assert http_address(read) == served(plan, process)
     assert list(read["preload"]) == [IN_PROCESS, *values["dask_scheduler_preload"]]
     assert read["preload_argv"] == ()
-    assert get_address_host_port(plan["description"]["scheduler"]) == (read["host"], int(read["port"]))
+    assert address(plan["description"]["scheduler"]) == (process["listen"]["scheduler"], int(read["port"]))
+
+
+@given(valid_settings())
+@hypothesis_settings(max_examples=100)
+def test_every_port_that_a_process_serves_and_no_other_is_published_at_the_same_number(values: t.Any) -> None:
+    plan = launch_plan(values)
+    for process in plan["processes"]:
+        ports = {(process["listen"][purpose], port) for purpose, port in process["ports"].items()}
+        publishings = [text.rpartition(":") for text in process["publish"]]
+        assert {parse_host_port(outside) for outside, _colon, _inside in publishings} == (
+            ports if published(plan) else set()
+        )
+        assert all(outside.endswith(":" + inside) for outside, _colon, inside in publishings)
+        assert process["health"] == "http://{0}:{1}/health".format(*bracketed(served(plan, process, loopback=True)))
+
+
+def published(plan: t.Mapping[str, t.Any]) -> bool:
+    return (plan["launcher"], plan["containers"]["network"]) == ("docker", "bridge")
+
+
+def served(plan: t.Mapping[str, t.Any], process: t.Mapping[str, t.Any], loopback: bool = False) -> tuple[str, int]:
+    """Where a process itself serves HTTP; everywhere in a network of its own."""
+    inside = "127.0.0.1" if loopback else "0.0.0.0"
+    return inside if published(plan) else process["listen"]["dashboard"], process["ports"]["dashboard"]
+
+
+def bracketed(address: tuple[str, int]) -> tuple[str, int]:
+    host, port = address
+    return ("[{0}]".format(host) if ":" in host else host), port
+
+
+def address(text: str) -> tuple[str, int]:
+    host, port = get_address_host_port(text)
+    return str(host), int(port)
 
 
 def http_address(read: t.Mapping[str, t.Any]) -> tuple[str, int]:
@@ -248,6 +298,9 @@ def test_a_process_gets_the_variables_of_its_group_and_the_ones_of_the_cluster_b
         mismatch = common.pop("FLOTILLA_MISMATCH")
         if process["kind"] == "worker":
             common.update(FLOTILLA_MISMATCH=mismatch, FLOTILLA_DRAIN_SECONDS="60")
+        if published(plan):
+            name = {"worker": "FLOTILLA_NANNY_ADDRESS", "scheduler": "DASK_DISTRIBUTED__SCHEDULER__CONTACT_ADDRESS"}
+            common[name[process["kind"]]] = process["environment"][name[process["kind"]]]
         if plan["tls"]:
             common["FLOTILLA_CERTIFICATES"] = process["environment"]["FLOTILLA_CERTIFICATES"]
         assert process["environment"] == {**asked_for, **common}
