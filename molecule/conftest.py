@@ -37,8 +37,11 @@ def ansible(inventory: str) -> Ansible:
 @pytest.fixture(scope="session", autouse=True)
 def deployment(ansible: Ansible, hosts: Hosts) -> Deployment | None:
     """How the cluster was deployed that the tests work with; None where somebody has done it before them."""
-    deployed = any(host.file("/etc/dask").exists for host in hosts.group("all").values())
-    return None if deployed else Deployment(ansible, hosts, Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]))
+    places = ("/etc/dask", "/shared/dask")
+    if any(host.file(place).exists for host in hosts.group("all").values() for place in places):
+        return None
+    playbook = "flotilla.dask.batch" if hosts.group("dask_login") else "flotilla.dask.site"
+    return Deployment(ansible, hosts, Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]), playbook)
 
 
 @pytest.fixture(scope="session")

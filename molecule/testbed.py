@@ -146,6 +146,7 @@ class Ansible:
 
 # All that clusters leave on a host. No line has a word as it is that the search for processes would find this one by.
 TRACES = """
+ls -d /shared/dask
 ls -d /etc/dask* /etc/prometheus/dask /etc/systemd/system/nginx.service /opt/dask* /run/dask* /var/lib/dask*
 find /etc/systemd -name '*dask*'
 getent passwd dask dask"-proxy"
@@ -167,15 +168,15 @@ def traces(hosts: Hosts) -> dict[str, str]:
 
 
 class Deployment:
-    """The first runs of `site`, on hosts that nothing has touched: in check mode, for real, and again."""
+    """The first runs of a playbook, on hosts that nothing has touched: in check mode, for real, and again."""
 
-    def __init__(self, ansible: Ansible, hosts: Hosts, directory: Path) -> None:
+    def __init__(self, ansible: Ansible, hosts: Hosts, directory: Path, playbook: str) -> None:
         before = set(directory.rglob("*"))
-        self.predicted = ansible.playbook("flotilla.dask.site", "--check", "--diff")
+        self.predicted = ansible.playbook(playbook, "--check", "--diff")
         self.made_in_check_mode = [*traces(hosts).items(), *(set(directory.rglob("*")) - before)]
-        self.applied = ansible.playbook("flotilla.dask.site", "--diff")
+        self.applied = ansible.playbook(playbook, "--diff")
         assert self.applied.ok, self.applied.problems
-        self.again = ansible.playbook("flotilla.dask.site")
+        self.again = ansible.playbook(playbook)
 
 
 # Has results on the workers, and fetches them when it is released by a file in its working directory.

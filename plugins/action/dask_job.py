@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+
+from ansible_collections.flotilla.dask.plugins.plugin_utils.scripts import with_script
 
 display = Display()
 
@@ -27,9 +27,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
-        options = dict(self._task.args)
-        if options.get("script") and options.get("content") is None and not boolean(options.get("remote_src", False)):
-            options["content"] = self._read_script(options["script"])
+        options = with_script(self, dict(self._task.args))
         outcome = self._execute_module(module_args=options, task_vars=task_vars)
         changed = outcome.get("changed", False)
         difference = outcome.get("diff")
@@ -47,15 +45,6 @@ class ActionModule(ActionBase):
         if difference is not None:
             result["diff"] = difference
         return result
-
-    def _read_script(self, path: str) -> str:
-        try:
-            return str(self._loader.get_text_file_contents(self._find_needle("files", path)))
-        except AnsibleError as error:
-            raise AnsibleActionFail(
-                "script: '{0}' is refused: no such file on the controller ({1}). With 'remote_src: true' it is looked "
-                "for on the host.".format(path, error)
-            ) from error
 
     def _is_waiting(self, options: dict[str, t.Any], outcome: dict[str, t.Any]) -> bool:
         running = not outcome.get("failed") and outcome.get("job", {}).get("state") == "running"

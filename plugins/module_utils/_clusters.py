@@ -10,10 +10,16 @@ import glob
 import json
 import os
 import pathlib
+import socket
+import time
 import typing as t
+import urllib.parse
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import DESCRIPTION, USER_HOME
+
+ANSWER_SECONDS = 5.0
+"""How long a scheduler may take to accept a connection."""
 
 Description = t.Dict[str, t.Any]
 """What ``launch_plan`` calls ``description``: a cluster's name, scheduler, python, jobs, workers and ports."""
@@ -36,28 +42,88 @@ def user_directory() -> str:
     return str(pathlib.Path.home())
 
 
-def find_clusters(home: str = "") -> list[Description]:
-    """Returns the descriptions of all clusters on this host, in the order of their names.
-
-    :param home: A directory that holds clusters' files instead of the default ones; empty for those.
-    :raises DaskError: a description isn't readable.
-    """
+def _found(home: str) -> list[Description]:
+    """The descriptions on this host, each of a cluster or of what clusters inside jobs are made from."""
     places = [os.path.join("/etc/dask", "*", DESCRIPTION)]
     places += [
         os.path.join(base, "*", "etc", DESCRIPTION)
         for base in (home, os.path.join(user_directory(), USER_HOME))
         if base
     ]
-    paths = {os.path.realpath(path) for place in places for path in glob.glob(place)}
-    return sorted((_read(path) for path in paths), key=lambda found: str(found["cluster"]))
+    return [_read(path) for path in sorted({os.path.realpath(path) for place in places for path in glob.glob(place)})]
 
 
-def find_cluster(name: str | None = None, home: str = "") -> Description:
+def find_clusters(home: str = "") -> list[Description]:
+    """Returns the descriptions of all clusters on this host, in the order of their names.
+
+    :param home: A directory that holds clusters' files instead of the default ones; empty for those.
+    :raises DaskError: a description isn't readable.
+    """
+    found = [each for description in _found(home) for each in _inside_jobs(description)]
+    return sorted(found, key=lambda each: str(each["cluster"]))
+
+
+def find_cluster(name: str | None = None, home: str = "", alive: bool = True) -> Description:
     """Returns the description of the cluster called ``name``, or of the only one on this host.
+
+    :param alive: Whether one inside a batch job has to be running; else its ``scheduler`` may be empty.
+    :raises DaskError: there is none, or there are several and none was named, or it has to run and doesn't.
+    """
+    found = _choose(find_clusters(home), name)
+    return running(found) if alive else found
+
+
+def find_site(name: str | None = None, home: str = "") -> Description:
+    """Returns the description of what this host has for clusters inside batch jobs.
 
     :raises DaskError: there is none, or there are several and none was named.
     """
-    found = find_clusters(home)
+    return _choose([found for found in _found(home) if "batch" in found], name)
+
+
+def running(cluster: Description) -> Description:
+    """Returns the description with what is only known while the cluster runs, where that is inside a batch job.
+
+    :raises DaskError: it isn't running.
+    """
+    if "endpoint" not in cluster:
+        return cluster
+    advice = "Start it with the module dask_batch_cluster or the playbook flotilla.dask.batch."
+    endpoint = read_endpoint(cluster["endpoint"])
+    if endpoint is None:
+        raise DaskError("Batch cluster '{0}' is not running. {1}".format(cluster["cluster"], advice))
+    place = urllib.parse.urlsplit(endpoint["address"])
+    problem = "the walltime of job {0} is over".format(endpoint["job"]) if time.time() > endpoint["ends"] else ""
+    if not problem:
+        try:
+            socket.create_connection((place.hostname or "", place.port or 0), ANSWER_SECONDS).close()
+        except OSError as error:
+            problem = "nothing answers at {0} ({1}), so job {2} was killed, or this host cannot reach its nodes".format(
+                endpoint["address"], error.strerror or error, endpoint["job"]
+            )
+    if problem:
+        raise DaskError(
+            "Batch cluster '{0}' is not running: {1}. {2} is left over from it. {3}".format(
+                cluster["cluster"], problem, cluster["endpoint"], advice
+            )
+        )
+    # By the job's own file, as the cluster's may lead to another job's later.
+    runs = {key: endpoint[key] for key in ("job", "leaves", "ends")}
+    runs["endpoint"] = os.path.realpath(cluster["endpoint"])
+    return {**cluster, "scheduler": endpoint["address"], "dashboard": endpoint["dashboard"], "running": runs}
+
+
+def read_endpoint(path: str) -> dict[str, t.Any] | None:
+    """Returns what the job of a cluster says of it, or None where no job does."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            endpoint: dict[str, t.Any] = json.load(file)
+            return endpoint
+    except (OSError, ValueError):
+        return None
+
+
+def _choose(found: list[Description], name: str | None) -> Description:
     names = ", ".join(str(description["cluster"]) for description in found)
     if name:
         found = [description for description in found if description["cluster"] == name]
@@ -66,12 +132,21 @@ def find_cluster(name: str | None = None, home: str = "") -> Description:
     if found:
         raise DaskError("This host has several clusters ({0}); say which with the option 'cluster'.".format(names))
     raise DaskError(
-        "There is no Dask cluster{0} on this host{1}. Deploy one with the playbook flotilla.dask.site, run the task on "
-        "a host of the cluster, or set the option 'home' where dask_home is set.".format(
+        "There is no Dask cluster{0} on this host{1}. Deploy one with the playbook flotilla.dask.site, or in a batch "
+        "job with flotilla.dask.batch; run the task on a host of the cluster; or set the option 'home' where dask_home "
+        "is set.".format(
             " called '{0}'".format(name) if name else "",
             " (but {0})".format(names) if names else "",
         )
     )
+
+
+def _inside_jobs(description: Description) -> list[Description]:
+    """The clusters that a description stands for: itself, or those inside batch jobs."""
+    if "batch" not in description:
+        return [description]
+    pattern = os.path.join(glob.escape(description["batch"]["directory"]), "*", DESCRIPTION)
+    return [_read(path) for path in glob.glob(pattern)]
 
 
 def _read(path: str) -> Description:

@@ -183,6 +183,7 @@ class Runner:
 
     def _start_afresh(self) -> None:
         """Replaces this process, and so whatever hangs on the lost scheduler, by a new one with the same record."""
+        self._check_limits()
         if self.state["attempts"] > self.specification["retries"]:
             raise JobFailedError(
                 "scheduler",
@@ -201,6 +202,11 @@ class Runner:
             os._exit(1)
         if self.cancelled.is_set():
             raise JobCancelledError
+        batch = self.specification["batch"]
+        if batch and (time.time() > batch["ends"] or not os.path.exists(batch["endpoint"])):
+            raise JobFailedError(
+                "scheduler", "Batch job {0}, which the cluster was in, has ended.".format(batch["job"])
+            )
         limit = self.specification["timeout"]
         if limit and time.time() - self.state["started"] > limit:
             raise JobFailedError("timeout", "It ran out of time: after {0:g} s it was cancelled.".format(limit))

@@ -102,7 +102,7 @@ def degradations(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, 
             reasons.append("worker {0} is {1}".format(name, worker["status"]))
         if worker["last_seen"] > SILENT_AFTER:
             reasons.append("worker {0} was last heard of {1:.0f} s ago".format(name, worker["last_seen"]))
-        if name in ports and worker["dashboard_port"] != ports[name]:
+        if ports.get(name) and worker["dashboard_port"] != ports[name]:  # 0: whichever is free
             reasons.append(
                 "worker {0} serves HTTP on port {1} instead of {2}, which another program had taken".format(
                     name, worker["dashboard_port"], ports[name]

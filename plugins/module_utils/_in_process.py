@@ -87,6 +87,16 @@ class SchedulerSide:
         self._packages: dict[str, str] = {}
         scheduler.handlers["flotilla_environment"] = self.environment
         scheduler.handlers["flotilla_drain"] = self.drain
+        expected = int(os.environ.get("FLOTILLA_EXPECTED_WORKERS", "0"))
+        if expected and scheduler.idle_timeout:
+            self._waiting = asyncio.ensure_future(self._count_as_busy(expected))
+
+    async def _count_as_busy(self, expected: int) -> None:
+        """Keeps a scheduler that ends when it is idle for so many workers as are starting."""
+        seconds, self.scheduler.idle_timeout = self.scheduler.idle_timeout, None
+        while len(self.scheduler.workers) < expected:
+            await asyncio.sleep(PAUSES[1])
+        self.scheduler.idle_since, self.scheduler.idle_timeout = None, seconds
 
     async def environment(self, packages: dict[str, str] | None = None) -> dict[str, str]:
         """Returns which environment the scheduler has, and in words how ``packages`` differ from what is in it."""

@@ -218,6 +218,7 @@ class Job:
                 "script": script,
                 "digest": digest(wanted),
                 "scheduler": cluster["scheduler"],
+                "batch": cluster.get("running"),
             }
             runner = self._path("runner.py")
             write_text(runner, source)

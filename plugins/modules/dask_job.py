@@ -134,12 +134,13 @@ job:
     seconds: 12.3
 """
 
+import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _jobs
-from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, find_cluster
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, find_cluster, running
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
@@ -156,7 +157,10 @@ def ensure_absent(job: _jobs.Job, check_mode: bool) -> dict[str, t.Any]:
 def ensure_submitted(
     job: _jobs.Job, cluster: Description, options: dict[str, t.Any], check_mode: bool
 ) -> dict[str, t.Any]:
-    """Submits the job unless it is there. :raises DaskError: it runs with another specification, or can't start."""
+    """Submits the job unless it is there.
+
+    :raises DaskError: it runs with another specification, can't start, or may need longer than the cluster lasts.
+    """
     wanted = _jobs.specification(
         options["name"], options["function"], options["script"], options["content"], options["arguments"]
     )
@@ -172,9 +176,23 @@ def ensure_submitted(
         return {"changed": False, "diff": difference(record, wanted), "job": record}
     if check_mode:
         return {"changed": True, "diff": difference(record, wanted), "job": {"name": job.name, "state": "submitted"}}
+    cluster = running(cluster)
+    refuse_long(cluster, options["timeout"])
     limits = {key: options[key] for key in ("timeout", "connect_timeout", "retries")}
     job.submit(wanted, options["content"], cluster, limits)
     return {"changed": True, "diff": difference(record, wanted), "job": job.record()}
+
+
+def refuse_long(cluster: Description, timeout: float) -> None:
+    """Refuses a job that may need longer than the batch job that the cluster is in. :raises DaskError: it may."""
+    runs = cluster.get("running")
+    if runs and timeout > runs["leaves"] - time.time():
+        raise DaskError(
+            "timeout: {0:g} is refused: the workers of batch cluster '{1}' leave in {2:.0f} s, before the walltime of "
+            "job {3} ends. Allowed: at most that, or a cluster with a longer walltime.".format(
+                timeout, cluster["cluster"], max(0.0, runs["leaves"] - time.time()), runs["job"]
+            )
+        )
 
 
 def difference(record: dict[str, t.Any] | None, wanted: dict[str, t.Any] | None) -> dict[str, t.Any]:
@@ -225,7 +243,7 @@ def main() -> None:
     options: dict[str, t.Any] = module.params
     outcome: dict[str, t.Any] = {"changed": False}
     try:
-        cluster = find_cluster(options["cluster"], options["home"])
+        cluster = find_cluster(options["cluster"], options["home"], alive=False)
         job = _jobs.Job(_jobs.account(cluster), options["name"])
         if options["state"] == "absent":
             outcome = ensure_absent(job, module.check_mode)

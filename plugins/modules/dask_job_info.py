@@ -137,7 +137,7 @@ def main() -> None:
     )
     options: dict[str, t.Any] = module.params
     try:
-        who = _jobs.account(find_cluster(options["cluster"], options["home"]))
+        who = _jobs.account(find_cluster(options["cluster"], options["home"], alive=False))
         names = [options["name"]] if options["name"] else _jobs.names(who)
         records = [_jobs.Job(who, name).record() for name in names]
     except DaskError as error:

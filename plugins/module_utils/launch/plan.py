@@ -80,7 +80,11 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     cluster = read_cluster(reader)
     runs_scheduler = bool(settings.get("dask_runs_scheduler", False))
     runs_workers = bool(settings.get("dask_runs_workers", False))
-    replicated = cluster.launcher == "swarm"
+    replicated, in_batch = cluster.launcher == "swarm", cluster.launcher == "batch"
+    if in_batch and runs_workers:
+        reader.refuse("dask_launcher", "batch", "another one for hosts with workers; login hosts are in dask_login")
+    if in_batch:
+        runs_scheduler = runs_workers = False  # a task asks for them, and they run elsewhere
     # What a swarm runs is told to it on the scheduler's host; whoever is to have workers is a node.
     is_node, runs_workers = runs_scheduler or runs_workers, runs_scheduler if replicated else runs_workers
     host = read_host(reader, cluster, is_node)
@@ -116,10 +120,9 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     prefix = environment.path or generation
     plugins = posixpath.join(generation, "plugins") if environment.plugins else ""
     address = scheduler_address(cluster)
-    configuration = _merge(
-        {"scheduler-address": address, "temporary-directory": place.spill, **_encryption(cluster, place)},
-        cluster.configuration,
-    )
+    # Where a job's processes spill and where its scheduler is differs from job to job.
+    found_at = {} if in_batch else {"scheduler-address": address, "temporary-directory": place.spill}
+    configuration = _merge({**found_at, **_encryption(cluster, place)}, cluster.configuration)
     common = {
         "DASK_CONFIG": place.dask_configuration,
         "FLOTILLA_CONFIGURATION": digest(configuration),
@@ -185,7 +188,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "configuration": configuration,
         "description": {
             "cluster": cluster.name,
-            "scheduler": address,
+            "scheduler": "" if in_batch else address,
             "dashboard": _dashboard(cluster, host, replicated) if runs_scheduler else "",
             "python": python,
             "environment": joining,
@@ -196,6 +199,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "workers": settings.get("dask_promised_workers", []),
             "ports": sorted(port for process in processes for port in process.ports.values()),
             **({"swarm": swarm_description(cluster, place, settings)} if replicated else {}),
+            **({"batch": _batch_description(cluster, place)} if in_batch else {}),
         },
     }
 
@@ -238,6 +242,15 @@ def promised_workers(groups_by_host: t.Mapping[str, t.Any]) -> list[dict[str, t.
     return promised
 
 
+def _batch_description(cluster: Cluster, place: Layout) -> dict[str, t.Any]:
+    """What a login host has for clusters inside batch jobs, beside what any cluster has."""
+    return {
+        "authorities": place.authorities if cluster.tls else "",
+        "directory": posixpath.join(place.state, "batch"),
+        "tls": cluster.tls,
+    }
+
+
 def _generation(environment: Environment) -> str:
     return "{0}-{1}".format(environment.name, digest(environment.content()))
 
@@ -276,7 +289,7 @@ def _image(
 
 def _scope(cluster: Cluster, host: Host) -> str:
     if cluster.scope == "auto":
-        return "system" if host.root else "user"
+        return "system" if host.root and cluster.launcher != "batch" else "user"
     return cluster.scope
 
 
@@ -290,6 +303,8 @@ def _logs(cluster: Cluster, launcher: str, place: Layout) -> str:
     """How a person reads the logs of this host's processes."""
     if launcher == "systemd":
         return "journalctl -u 'dask-{0}-*'".format(cluster.name)
+    if launcher == "batch":
+        return "ls -d {0}/batch/*/jobs/*".format(place.state)
     if launcher == "swarm":
         return "docker service logs dask-{0}_scheduler".format(cluster.name)
     if launcher == "docker":
@@ -358,6 +373,8 @@ def _refuse_missing_rights(reader: Reader, host: Host, scope: str, launcher: str
         reader.refuse(
             "dask_scope", scope, "user, or a play with root on host {0} (ansible_become: true)".format(host.name)
         )
+    if launcher == "batch" and scope == "system":
+        reader.refuse("dask_scope", scope, "user with dask_launcher batch, as jobs run as who submits them")
     if launcher in ("systemd", *IN_CONTAINERS) and scope == "user":
         reader.refuse("dask_launcher", launcher, "supervisor for dask_scope user")
     if launcher == "systemd" and host.service_manager != "systemd":

@@ -25,6 +25,11 @@ def systemd_value(value: str) -> str:
     return '"{0}"'.format(value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%"))
 
 
+def shell_word(word: str) -> str:
+    """Returns one word for a POSIX shell, in which nothing is expanded."""
+    return word if _BARE.fullmatch(word) else '"{0}"'.format(re.sub(r'([\\"$`])', r"\\\1", word))
+
+
 def supervisor_word(word: str) -> str:
     """Returns one word of a program's ``command=``.
 

@@ -20,7 +20,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._locks import has_pa
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 
 AUTO = "auto"
-LAUNCHERS = (AUTO, "systemd", "supervisor", "docker", "swarm")
+LAUNCHERS = (AUTO, "systemd", "supervisor", "docker", "swarm", "batch")
 IN_CONTAINERS = ("docker", "swarm")
 """The launchers for which a host needs a Docker Engine and the cluster's image."""
 NETWORKS = ("host", "bridge")

@@ -34,7 +34,7 @@ def test_promised_workers_are_those_of_the_groups_of_each_host(render: Render) -
 def test_what_the_plan_refuses_is_an_error_in_its_words(render: Render) -> None:
     with pytest.raises(AnsibleError) as caught:
         render("{{ settings | flotilla.dask.launch_plan }}", settings=samples.settings(dask_launcher="upstart"))
-    allowed = "auto, systemd, supervisor, docker, swarm"
+    allowed = "auto, systemd, supervisor, docker, swarm, batch"
     assert f"dask_launcher: 'upstart' is refused. Allowed: one of {allowed}." in str(caught.value)
 
 

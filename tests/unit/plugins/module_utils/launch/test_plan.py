@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import IN_PROCESS
 from ansible_collections.flotilla.dask.tests.unit import samples
@@ -369,6 +370,23 @@ def test_the_launcher_is_systemd_only_where_it_runs_and_the_play_is_root() -> No
         ("tini", True): ("supervisor", "system"),
         ("tini", False): ("supervisor", "user"),
     }
+
+
+def test_a_login_host_of_a_batch_system_runs_nothing_and_knows_what_jobs_need() -> None:
+    login = {"dask_launcher": "batch", "dask_runs_workers": False}
+    plan = launch_plan(samples.settings(**login, dask_home="/shared/dask"))
+    assert (plan["processes"], plan["scope"], plan["user"]) == ([], "user", "ada")
+    assert "scheduler-address" not in plan["configuration"]
+    assert plan["configuration"]["distributed"]["comm"]["require-encryption"] is True
+    assert plan["description"]["batch"] == {
+        "authorities": "/shared/dask/main/etc/tls/ca.crt",
+        "directory": "/shared/dask/main/var/batch",
+        "tls": True,
+    }
+    with pytest.raises(SettingsError, match="user with dask_launcher batch"):
+        launch_plan(samples.settings(**login, dask_scope="system"))
+    with pytest.raises(SettingsError, match="login hosts are in dask_login"):
+        launch_plan(samples.settings(dask_launcher="batch", dask_runs_workers=True))
 
 
 def test_the_users_dask_configuration_is_merged_into_the_clusters() -> None:

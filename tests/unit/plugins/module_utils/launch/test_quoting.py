@@ -2,11 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whatever a word or a value holds, it arrives as it is: judged by supervisor itself, and by the rules of systemd."""
+"""Whatever a word or a value holds, it arrives as it is: judged by supervisor, a shell, and systemd's rules."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 import tempfile
 import typing as t
 from pathlib import Path
@@ -17,6 +18,7 @@ from supervisor.options import ServerOptions
 from supervisor.process import Subprocess
 
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.quoting import (
+    shell_word,
     supervisor_word,
     systemd_value,
     systemd_word,
@@ -80,3 +82,11 @@ def test_values_come_back_from_systemd_as_they_were(value: str) -> None:
 def test_nothing_quoted_spans_lines_or_is_taken_for_the_end_of_one(word: str) -> None:
     quoted = [systemd_word(word), systemd_value(word), supervisor_word(word)]
     assert not any("\n" in text or text.endswith("\\") for text in quoted)
+
+
+@given(st.lists(WORDS | TRICKY, max_size=6))
+@settings(max_examples=50)
+def test_words_come_back_from_a_shell_as_they_were(words: list[str]) -> None:
+    command = " ".join(["printf '%s\\0'", *map(shell_word, words)])
+    said = subprocess.run(["bash", "-c", command], check=True, capture_output=True).stdout.decode()
+    assert said.split("\0")[:-1] == (words or [""])
