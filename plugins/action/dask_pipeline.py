@@ -14,6 +14,8 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.flotilla.dask.plugins.plugin_utils.following import follow
+
 display = Display()
 
 
@@ -25,34 +27,28 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
-        options = dict(self._task.args)
-        outcome = self._execute_module(module_args=options, task_vars=task_vars)
-        changed = outcome.get("changed", False)
-        difference = outcome.get("diff")
-        while not outcome.get("failed") and outcome.get("pipeline", {}).get("state") == "running":
-            self._show(outcome["pipeline"], (task_vars or {}).get("inventory_hostname", ""))
-            # Not again with rerun: that would run stages anew which ended meanwhile.
-            outcome = self._execute_module(module_args={**options, "rerun": False}, task_vars=task_vars)
-        result.update(outcome)
-        result["changed"] = changed
-        if difference is not None:
-            result["diff"] = difference
+        result.update(follow(self, dict(self._task.args), task_vars, _is_running, _show))
         return result
 
-    @staticmethod
-    def _show(pipeline: dict[str, t.Any], host: str) -> None:
-        stages = pipeline["stages"]
-        done = sum(stage["state"] == "finished" for stage in stages)
-        for stage in stages:
-            if stage["state"] == "running":
-                display.display(
-                    "[{0}] pipeline {1}: {2} of {3} stages done, {4} runs for {5:.0f} s: {6}".format(
-                        host,
-                        pipeline["name"],
-                        done,
-                        len(stages),
-                        stage["name"],
-                        stage["seconds"],
-                        pipeline["last_line"],
-                    )
+
+def _is_running(outcome: dict[str, t.Any]) -> bool:
+    return bool(outcome.get("pipeline", {}).get("state") == "running")
+
+
+def _show(outcome: dict[str, t.Any], host: str) -> None:
+    pipeline = outcome["pipeline"]
+    stages = pipeline["stages"]
+    done = sum(stage["state"] == "finished" for stage in stages)
+    for stage in stages:
+        if stage["state"] == "running":
+            display.display(
+                "[{0}] pipeline {1}: {2} of {3} stages done, {4} runs for {5:.0f} s: {6}".format(
+                    host,
+                    pipeline["name"],
+                    done,
+                    len(stages),
+                    stage["name"],
+                    stage["seconds"],
+                    pipeline["last_line"],
                 )
+            )
