@@ -50,7 +50,10 @@ def _found(home: str) -> list[Description]:
         for base in (home, os.path.join(user_directory(), USER_HOME))
         if base
     ]
-    return [_read(path) for path in sorted({os.path.realpath(path) for place in places for path in glob.glob(place)})]
+    return [
+        read_description(path)
+        for path in sorted({os.path.realpath(path) for place in places for path in glob.glob(place)})
+    ]
 
 
 def find_clusters(home: str = "") -> list[Description]:
@@ -113,6 +116,23 @@ def running(cluster: Description) -> Description:
     return {**cluster, "scheduler": endpoint["address"], "dashboard": endpoint["dashboard"], "running": runs}
 
 
+def read_description(path: str) -> Description:
+    """Returns what a file says of a cluster.
+
+    :raises DaskError: it isn't one that the collection wrote.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            description: Description = json.load(file)
+            return description
+    except (OSError, ValueError) as error:
+        raise DaskError(
+            "{0} does not describe a cluster ({1}). Remove it, and run flotilla.dask.site, which writes it.".format(
+                path, error
+            )
+        ) from error
+
+
 def read_endpoint(path: str) -> dict[str, t.Any] | None:
     """Returns what the job of a cluster says of it, or None where no job does."""
     try:
@@ -146,15 +166,4 @@ def _inside_jobs(description: Description) -> list[Description]:
     if "batch" not in description:
         return [description]
     pattern = os.path.join(glob.escape(description["batch"]["directory"]), "*", DESCRIPTION)
-    return [_read(path) for path in glob.glob(pattern)]
-
-
-def _read(path: str) -> Description:
-    try:
-        with open(path, encoding="utf-8") as file:
-            description: Description = json.load(file)
-            return description
-    except (OSError, ValueError) as error:
-        raise DaskError(
-            "{0} does not describe a cluster ({1}). Run flotilla.dask.site to write it again.".format(path, error)
-        ) from error
+    return [read_description(path) for path in glob.glob(pattern)]

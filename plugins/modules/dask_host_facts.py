@@ -161,6 +161,10 @@ ansible_facts:
           description: Numbers of the account that system processes have and of its group, as C(998:998), or empty.
           type: str
           returned: success
+        launcher:
+          description: What runs the cluster here already; empty where nothing does.
+          type: str
+          returned: success
         requests:
           description: Whether the host's Python has what modules talk to Docker by.
           type: bool
@@ -187,7 +191,11 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.flotilla.dask.plugins.module_utils._clusters import find_clusters, user_directory
+from ansible_collections.flotilla.dask.plugins.module_utils._clusters import (
+    find_clusters,
+    read_description,
+    user_directory,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
@@ -230,12 +238,17 @@ def address() -> str:
         return str(probe.getsockname()[0])
 
 
-def certificates(options: dict[str, t.Any], root: bool) -> dict[str, str]:
+def installed(options: dict[str, t.Any], root: bool) -> dict[str, str]:
     """What the cluster has here already. The private key stays where it is."""
     scope = options["scope"] if options["scope"] in ("system", "user") else "system" if root else "user"
     place = layout(options["cluster"], scope, options["home"], user_directory())
-    found = CERTIFICATE.search(read(place.identity))
-    return {"authorities": read(place.authorities), "certificate": found.group() if found else ""}
+    certificate = CERTIFICATE.search(read(place.identity))
+    description = read_description(place.description) if os.path.exists(place.description) else {}
+    return {
+        "authorities": read(place.authorities),
+        "certificate": certificate.group() if certificate else "",
+        "launcher": description.get("launcher", ""),
+    }
 
 
 def account_numbers(name: str) -> str:
@@ -335,7 +348,7 @@ def main() -> None:
             "missing": [path for path in options["directories"] if not os.path.isdir(path)],
             **(engine() if options["containers"] else {}),
             **({"swarm": swarm(), "encryption_problem": encryption_problem()} if options["swarm"] else {}),
-            **certificates(options, root),
+            **installed(options, root),
         }
     except DaskError as error:
         module.fail_json(msg=str(error))

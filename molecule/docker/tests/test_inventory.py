@@ -22,8 +22,8 @@ def without_engine(hosts: Hosts) -> Iterator[None]:
     hosts["worker1"].check_output("systemctl start docker.socket docker")
 
 
-def refusal(ansible: Ansible, **extra_vars: object) -> str:
-    run = ansible.playbook("flotilla.dask.site", extra_vars=extra_vars)
+def refusal(ansible: Ansible, playbook: str = "flotilla.dask.site", **extra_vars: object) -> str:
+    run = ansible.playbook(playbook, extra_vars=extra_vars)
     assert not run.ok
     assert run.changed == {}
     return run.problems
@@ -42,6 +42,14 @@ def test_a_volume_that_a_host_lacks_is_refused(ansible: Ansible, hosts: Hosts) -
         hosts["worker1"].check_output("mv /srv/elsewhere /srv/reference")
     assert "dask_docker_volumes[1]: '/srv/reference' is refused" in problems
     assert "there is none on worker1" in problems
+
+
+@pytest.mark.parametrize("playbook", ["site", "teardown"])
+def test_a_launcher_that_did_not_start_the_cluster_is_refused(ansible: Ansible, playbook: str) -> None:
+    """It would find nothing to stop, and two of each process would be there."""
+    problems = refusal(ansible, f"flotilla.dask.{playbook}", dask_launcher="supervisor")
+    assert "Allowed: docker, which runs cluster main on host worker1" in problems
+    assert "systemd, which runs cluster main on host worker2" in problems
 
 
 def test_a_port_that_another_program_has_is_named_before_anything_starts(ansible: Ansible, hosts: Hosts) -> None:

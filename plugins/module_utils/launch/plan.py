@@ -98,6 +98,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     launcher = _launcher(cluster, host, scope)
     _refuse_port_collisions(reader, cluster, [] if replicated else groups, host, runs_scheduler)
     _refuse_missing_rights(reader, host, scope, launcher)
+    _refuse_other_launcher(reader, cluster, host, launcher)
     refuse_mixture(reader, launcher)
     if launcher in IN_CONTAINERS and is_node:
         refuse_missing_engine(reader, cluster, launcher, containers, host)
@@ -188,6 +189,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "configuration": configuration,
         "description": {
             "cluster": cluster.name,
+            "launcher": launcher,
             "scheduler": "" if in_batch else address,
             "dashboard": _dashboard(cluster, host, replicated) if runs_scheduler else "",
             "python": python,
@@ -379,6 +381,17 @@ def _refuse_missing_rights(reader: Reader, host: Host, scope: str, launcher: str
         reader.refuse("dask_launcher", launcher, "supervisor for dask_scope user")
     if launcher == "systemd" and host.service_manager != "systemd":
         reader.refuse("dask_launcher", launcher, "supervisor, as process 1 of host {0} isn't systemd".format(host.name))
+
+
+def _refuse_other_launcher(reader: Reader, cluster: Cluster, host: Host, launcher: str) -> None:
+    """What one launcher started, no other one finds to stop it: neither now nor in a teardown."""
+    if host.launcher not in ("", launcher):
+        reader.refuse(
+            "dask_launcher",
+            launcher,
+            "{0}, which runs cluster {1} on host {2}. To change it, remove the cluster first, with this value and the "
+            "playbook flotilla.dask.teardown".format(host.launcher, cluster.name, host.name),
+        )
 
 
 def _refuse_unpackable_environment(

@@ -64,7 +64,8 @@ class Host:
     ``authorities`` and ``certificate``: the PEM texts that are, or are about to be, installed here.
     ``platform``: as conda calls it, e.g. ``linux-64``. ``engine``: the version of its Docker Engine, empty where none
     answers, and ``engine_problem`` why. ``encryption_problem``: why its kernel cannot encrypt between containers, empty
-    where it can. ``missing``: paths that were looked for and are not there.
+    where it can. ``launcher``: what runs the cluster here already, empty where nothing does. ``missing``: paths that
+    were looked for and are not there.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Host:
     engine: str = ""
     engine_problem: str = ""
     encryption_problem: str = ""
+    launcher: str = ""
     missing: tuple[str, ...] = ()
 
 

@@ -165,6 +165,11 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
         "dask_launcher: 'systemd' is refused",
         "process 1 of host alpha isn't systemd",
     ),
+    "another launcher than what runs": (
+        {"dask_launcher": "systemd", "dask_host": host(launcher="docker")},
+        "dask_launcher: 'systemd' is refused",
+        "docker, which runs cluster main on host alpha. To change it, remove the cluster first",
+    ),
     "unknown method": (
         {"dask_environment_method": "pipx"},
         "dask_environment_method: 'pipx' is refused",
