@@ -167,6 +167,15 @@ def traces(hosts: Hosts) -> dict[str, str]:
     return {name: left for name, left in found.items() if left}
 
 
+def tear_down(ansible: Ansible, hosts: Hosts) -> None:
+    """Removes the cluster: nothing of it is left, and a second run has nothing to do."""
+    removed = ansible.playbook("flotilla.dask.teardown")
+    assert removed.ok, removed.problems
+    assert traces(hosts) == {}
+    again = ansible.playbook("flotilla.dask.teardown")
+    assert (again.ok, again.changed) == (True, {}), again.problems
+
+
 class Deployment:
     """The first runs of a playbook, on hosts that nothing has touched: in check mode, for real, and again."""
 

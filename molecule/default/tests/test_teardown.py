@@ -5,15 +5,11 @@
 
 from __future__ import annotations
 
-from testbed import Ansible, Hosts, traces
+from testbed import Ansible, Hosts, tear_down
 
 
 def test_teardown_ends_jobs_and_removes_everything(ansible: Ansible, hosts: Hosts) -> None:
     endless = {"name": "endless", "function": "time:sleep", "arguments": [3600], "state": "submitted"}
     assert ansible.module("scheduler", "flotilla.dask.dask_job", **endless)["scheduler"]["job"]["state"] == "running"
 
-    run = ansible.playbook("flotilla.dask.teardown")
-    assert run.ok, run.problems
-    assert traces(hosts) == {}
-    again = ansible.playbook("flotilla.dask.teardown")
-    assert (again.ok, again.changed) == (True, {}), again.problems
+    tear_down(ansible, hosts)

@@ -5,12 +5,8 @@
 
 from __future__ import annotations
 
-from testbed import Ansible, Hosts, traces
+from testbed import Ansible, Hosts, tear_down
 
 
 def test_teardown_leaves_nothing(ansible: Ansible, hosts: Hosts) -> None:
-    run = ansible.playbook("flotilla.dask.teardown")
-    assert run.ok, run.problems
-    assert traces(hosts) == {}
-    again = ansible.playbook("flotilla.dask.teardown")
-    assert (again.ok, again.changed) == (True, {}), again.problems
+    tear_down(ansible, hosts)

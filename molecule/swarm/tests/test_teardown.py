@@ -6,17 +6,13 @@
 
 from __future__ import annotations
 
-from testbed import Ansible, Cluster, Hosts, traces, wait_until
+from testbed import Ansible, Cluster, Hosts, tear_down, traces, wait_until
 
 
 def test_a_cluster_that_was_removed_is_deployed_again_at_once_without_a_word_of_its_keys(
     ansible: Ansible, cluster: Cluster, hosts: Hosts
 ) -> None:
-    removed = ansible.playbook("flotilla.dask.teardown")
-    assert removed.ok, removed.problems
-    assert traces(hosts) == {}
-    again = ansible.playbook("flotilla.dask.teardown")
-    assert (again.ok, again.changed) == (True, {}), again.problems
+    tear_down(ansible, hosts)
     output = ansible.verbose_playbook("flotilla.dask.site")
     assert cluster.state(wait=60)["health"] == "healthy"
     for kind in ("worker", "manager"):
