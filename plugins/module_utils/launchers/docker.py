@@ -68,6 +68,7 @@ class Docker(Launcher):
         self.prefix = "dask-{0}-".format(cluster)
         self.filters = ["--filter=label={0}={1}".format(*each) for each in ((CLUSTER, cluster), (KIND, kind))]
         self.kind = kind
+        self.there: set[str] = set()  # of which there is a container, as observed
 
     def observe(self) -> dict[str, Observed]:
         columns = '{{{{.Names}}}}\\t{{{{.State}}}}\\t{{{{.Label "{0}"}}}}'.format(DEFINITION).replace("\\t", "\t")
@@ -79,6 +80,7 @@ class Docker(Launcher):
             text = read_text(self._path(name)) or ""
             same = text and made_from == json.loads(text)["labels"][DEFINITION]
             observed[name] = Observed(definition=text if same else "", running=state in STATES)
+        self.there = set(observed)
         paths = glob.glob(os.path.join(glob.escape(self.definitions), self.kind + "*.json"))
         for name in (os.path.basename(path)[: -len(".json")] for path in paths):
             # Somebody removed the container: what is left of it goes, or it is made anew.
@@ -88,10 +90,9 @@ class Docker(Launcher):
     def apply(self, steps: Plan) -> None:
         # All that stops does so at once, and before anything starts, as one may take over the other's ports.
         stopping = [*steps.stop, *steps.restart, *steps.remove]
-        there = self._containers()
-        if set(stopping) & there:
-            run(["docker", "stop", *(self.prefix + name for name in stopping if name in there)])
-        obsolete = [name for name in (*steps.write, *steps.remove) if name in there]
+        if self.there.intersection(stopping):
+            run(["docker", "stop", *(self.prefix + name for name in stopping if name in self.there)])
+        obsolete = [name for name in (*steps.write, *steps.remove) if name in self.there]
         if obsolete:
             run(["docker", "rm", *(self.prefix + name for name in obsolete)])
         for name in steps.remove:
@@ -107,19 +108,16 @@ class Docker(Launcher):
 
     def _start(self, name: str, new: bool) -> None:
         if new:
-            run(["docker", "create", *arguments(json.loads(read_text(self._path(name)) or "{}"))])
-        run(["docker", "start", self.prefix + name])
-
-    def _containers(self) -> set[str]:
-        listing = run(["docker", "container", "ls", "--all", *self.filters, "--format", "{{.Names}}"])
-        return {line[len(self.prefix) :] for line in listing.splitlines()}
+            run(["docker", "run", "--detach", *arguments(json.loads(read_text(self._path(name)) or "{}"))])
+        else:
+            run(["docker", "start", self.prefix + name])
 
     def _path(self, name: str) -> str:
         return os.path.join(self.definitions, name + ".json")
 
 
 def arguments(service: t.Mapping[str, t.Any]) -> list[str]:
-    """Returns what ``docker create`` is told for a service of a Compose file.
+    """Returns what ``docker run`` is told for a service of a Compose file.
 
     :param service: With the keys that the tables above name, ``image``, ``command`` and ``logging``, and values of one
         form each: lists of strings, mappings of strings, numbers as such, ``stop_grace_period`` as ``90s``.
