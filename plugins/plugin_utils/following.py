@@ -26,8 +26,9 @@ def follow(
     :returns: The last outcome, with what the first one changed.
     """
     outcome: Outcome = action._execute_module(module_args=options, task_vars=task_vars)
-    first = {name: outcome[name] for name in ("diff",) if outcome.get(name) is not None}
-    first["changed"] = outcome.get("changed", False)
+    first: Outcome = {"changed": outcome.get("changed", False)}
+    if outcome.get("diff") is not None:
+        first["diff"] = outcome["diff"]
     while not outcome.get("failed") and is_running(outcome):
         show(outcome, (task_vars or {}).get("inventory_hostname", ""))
         # Not again with rerun: that would run anew what ended meanwhile.

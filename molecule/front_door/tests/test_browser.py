@@ -45,11 +45,12 @@ HTTPServer(("0.0.0.0", 8099), Service).serve_forever()
 """
 SESSION = "session=alice"
 
-# The titles of a page's plots, and how many models it has: Bokeh draws them, they are no text of the page.
-TITLES = """() => Bokeh.documents.flatMap(each => [...each._all_models.values()])
+MODELS = "Bokeh.documents.flatMap(each => [...each._all_models.values()])"
+# The titles of a page's plots: Bokeh draws them, they are no text of the page.
+TITLES = f"""() => {MODELS}
     .filter(each => each.type === "Title").map(each => each.text ?? "")"""
 # All that a page's plots and tables show, as text.
-DATA = """() => JSON.stringify(Bokeh.documents.flatMap(each => [...each._all_models.values()])
+DATA = f"""() => JSON.stringify({MODELS}
     .filter(each => each.type === "ColumnDataSource").map(each => Object.entries(each.data)))"""
 PROGRESS = re.compile(r"Progress -- total: (\d+), .*in-memory: (\d+)")
 
