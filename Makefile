@@ -5,13 +5,15 @@
 PYTHON ?= python3
 COMMAND ?= test
 
-# An environment is made anew when what is to be in it changes: its stamp is named by the content.
-stamp = $(1)/made-from-$(shell sha256sum requirements/$(2).txt | cut -c 1-12)
-CONTROLLER := $(call stamp,.venv,controller)
-DEV := $(call stamp,build/venv,dev)
-GALAXY := $(call stamp,build/venv-galaxy,galaxy)
+# An environment is named by what is to be in it, and never changed once it is complete: another shell may be using it.
+environment = $(1)/$(2)-$(shell sha256sum requirements/$(2).txt | cut -c 1-12)
+CONTROLLER := $(call environment,.venv,controller)
+DEV := $(call environment,build/venv,dev)
+GALAXY := $(call environment,build/venv,galaxy)
 
-export PATH := $(CURDIR)/build/venv/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(DEV)
+export GALAXY_ENV := $(CURDIR)/$(GALAXY)
+export PATH := $(CURDIR)/$(DEV)/bin:$(PATH)
 export MOLECULE_GLOB := molecule/*/molecule.yml
 check test lint sanity unit cluster galaxy molecule: export ANSIBLE_HOME := $(CURDIR)/build/ansible
 
@@ -20,77 +22,60 @@ help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 # What Ansible keeps goes with the environment, so that the demo leaves nothing in the home directory.
-demo demo-down: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+demo demo-down: export VIRTUAL_ENV := $(CURDIR)/$(CONTROLLER)
+demo demo-down: export PATH := $(CURDIR)/$(CONTROLLER)/bin:$(PATH)
 demo demo-down: export ANSIBLE_HOME := $(CURDIR)/.venv/ansible
 demo demo-down: export XDG_CACHE_HOME := $(CURDIR)/.venv/cache
 demo demo-down: export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 demo demo-down: export ANSIBLE_REMOTE_TEMP := $(CURDIR)/.venv/ansible/remote
 
 .PHONY: demo
-demo: $(CONTROLLER)  ## A cluster on this machine, and a job on it
+demo: $(CONTROLLER)/complete  ## A cluster on this machine, and a job on it
 	@ansible-playbook -i inventories/local flotilla.dask.site
 	@ansible-playbook -i inventories/local examples/wordcount.yml
 
 .PHONY: demo-down
-demo-down: $(CONTROLLER)  ## Remove the demo and all that it made
+demo-down: $(CONTROLLER)/complete  ## Remove the demo and all that it made
 	@ansible-playbook -i inventories/local flotilla.dask.teardown
 	@rm -rf .venv
 
 .PHONY: check
-check: $(DEV)  ## Lint and unit tests
+check: $(DEV)/complete  ## Lint and unit tests
 	@tests/run check
 
 .PHONY: test
-test: $(DEV) $(GALAXY)  ## Everything, on hosts too
+test: $(DEV)/complete $(GALAXY)/complete  ## Everything, on hosts too
 	@tests/run test
 
 .PHONY: lint sanity unit cluster
-lint: $(DEV)  ## Static checks
-sanity: $(DEV)  ## ansible-test sanity
-unit: $(DEV)  ## Unit and property tests
-cluster: $(DEV)  ## Modules against a cluster on this machine
+lint: $(DEV)/complete  ## Static checks
+sanity: $(DEV)/complete  ## ansible-test sanity
+unit: $(DEV)/complete  ## Unit and property tests
+cluster: $(DEV)/complete  ## Modules against a cluster on this machine
 lint sanity unit cluster:
 	@tests/run $@
 
 .PHONY: galaxy
-galaxy: $(DEV) $(GALAXY)  ## Build the collection and import it as Ansible Galaxy does
+galaxy: $(DEV)/complete $(GALAXY)/complete  ## Build the collection and import it as Ansible Galaxy does
 	@tests/run galaxy
 
 .PHONY: molecule
-molecule: $(DEV)  ## Tests on hosts: SCENARIO=default COMMAND=converge ARGS=...
+molecule: $(DEV)/complete  ## Tests on hosts: SCENARIO=default COMMAND=converge ARGS=...
 	@molecule $(COMMAND) $(if $(SCENARIO),--scenario-name $(SCENARIO),--all) $(ARGS)
 
 .PHONY: bench
-bench: $(DEV)  ## Measurements
+bench: $(DEV)/complete  ## Measurements
 	@PYTHONPATH=collections tests/bench/run
 
 .PHONY: pin
-pin:  ## Resolve requirements/dev.in anew
-	rm -rf build/pin
-	$(PYTHON) -m venv build/pin
-	build/pin/bin/pip install --quiet --no-compile --requirement requirements/dev.in
-	sed -n '/^#/p; /^$$/p' requirements/dev.txt >build/pin/dev.txt
-	build/pin/bin/pip freeze >>build/pin/dev.txt
-	mv build/pin/dev.txt requirements/dev.txt
+pin: $(DEV)/complete  ## Resolve requirements/dev.in anew
+	{ sed '/^[^#]/d' requirements/dev.txt; uv pip compile --quiet --no-header --no-annotate --upgrade requirements/dev.in; } >build/dev.txt
+	mv build/dev.txt requirements/dev.txt
 
 .PHONY: clean
 clean:  ## Remove what was built, and stop the Docker Engine that the tests started
 	tests/fixtures/docker_engine stop
 	rm -rf build .ansible
 
-.venv/made-from-%: export PIP_NO_CACHE_DIR := 1
-.venv/made-from-%: | requirements/controller.txt
-	$(make-environment)
-
-build/venv/made-from-%: | requirements/dev.txt
-	$(make-environment)
-
-build/venv-galaxy/made-from-%: | requirements/galaxy.txt
-	$(make-environment)
-
-define make-environment
-@rm -rf $(@D)
-@$(PYTHON) -m venv $(@D)
-@$(@D)/bin/pip install --quiet --disable-pip-version-check --no-compile --requirement $|
-@touch $@
-endef
+$(CONTROLLER)/complete $(DEV)/complete $(GALAXY)/complete:
+	@$(PYTHON) requirements/install $(@D) requirements/$(firstword $(subst -, ,$(notdir $(@D)))).txt
