@@ -25,7 +25,6 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
     Package,
     Supplies,
     anew,
-    host_platform,
     packages_of,
     pip_of,
     read_record,
@@ -36,6 +35,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER, channel_path, listed
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text
 
 

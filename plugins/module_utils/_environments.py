@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 import tarfile
 import typing as t
 from dataclasses import dataclass
@@ -32,8 +31,6 @@ WHEEL_CACHE = "wheels"
 PIP_CACHE = "pip"
 """Directories in a cache: conda packages unpacked, wheels by their names, and what pip itself keeps."""
 
-_MACHINES = {"x86_64": "64", "amd64": "64", "aarch64": "aarch64", "arm64": "aarch64"}
-
 Package = t.Dict[str, str]
 Options = t.Dict[str, t.Any]
 
@@ -48,14 +45,6 @@ class Supplies:
         """Returns where a file is, or an empty string if it wasn't sent."""
         path = os.path.join(self.directory, file) if self.directory and file else ""
         return path if path and os.path.exists(path) else ""
-
-
-def host_platform() -> str:
-    """Returns what conda calls this machine's platform, e.g. ``linux-64``."""
-    machine = os.uname().machine.lower()
-    if sys.platform == "darwin":
-        return "osx-64" if machine == "x86_64" else "osx-arm64"
-    return "{0}-{1}".format(sys.platform, _MACHINES.get(machine, machine))
 
 
 def read_record(directory: str, name: str = PREFIX_RECORD) -> dict[str, t.Any] | None:

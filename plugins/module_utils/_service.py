@@ -15,12 +15,13 @@ import os
 import re
 import socket
 import subprocess
-import tempfile
 import types
 import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text as read_text
+from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text as write_text
 
 
 @dataclass(frozen=True)
@@ -172,30 +173,6 @@ def module_text(module: types.ModuleType) -> str:
     loader = module.__spec__.loader if module.__spec__ else None
     text: str | bytes = t.cast("t.Any", loader).get_source(module.__name__)
     return text.decode() if isinstance(text, bytes) else text  # Ansible's own loader has bytes
-
-
-def read_text(path: str) -> str | None:
-    """Returns the text of a file, or None where there is none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-
-
-def write_text(path: str, text: str, mode: int = 0o644) -> None:
-    """Writes a file under a temporary name, then renames it: readers see the old or the new one, never half."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".flotilla-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def run(argv: t.Sequence[str], accept: t.Container[int] = (0,), environment: t.Mapping[str, str] | None = None) -> str:

@@ -22,7 +22,6 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
     Options,
     Supplies,
     anew,
-    host_platform,
     packages_of,
     pip_of,
     read_record,
@@ -32,6 +31,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import listed
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 
 # What an environment's interpreter tells about its packages.

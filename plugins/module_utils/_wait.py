@@ -13,6 +13,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskE
 
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 0.5
+LONGEST_DRAIN = 24 * 3600
+"""Seconds that a worker may take at most to drain."""
 
 
 def pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> t.Iterator[float]:

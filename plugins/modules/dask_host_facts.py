@@ -196,12 +196,11 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import (
     read_description,
     user_directory,
 )
-from ansible_collections.flotilla.dask.plugins.module_utils._environments import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import ACCOUNT
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import ACCOUNT, layout
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 ENCRYPT = [

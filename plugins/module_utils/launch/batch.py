@@ -16,6 +16,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import (
     IN_PROCESS,
@@ -23,7 +24,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes imp
     process_environment,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.quoting import shell_word
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import LONGEST_DRAIN, LOOPBACK, Reader
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import LOOPBACK, Reader
 
 SYSTEMS = ("slurm", "pbs")
 VARIANTS = ("processes", "threads")

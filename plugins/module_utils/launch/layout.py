@@ -17,6 +17,9 @@ from dataclasses import dataclass
 DESCRIPTION = "cluster.json"
 """Name of the file, in the configuration directory, that says what runs here; modules find a cluster by it."""
 
+ACCOUNT = "dask"
+"""The account that runs processes of scope ``system``."""
+
 USER_HOME = ".dask"
 """Directory below a user's home that holds the clusters of a user without root."""
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout, layout
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import ACCOUNT, Layout, layout
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import (
     Process,
     authority,
@@ -56,9 +56,6 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.swarm import 
     volumes,
     worker_service,
 )
-
-ACCOUNT = "dask"
-"""The account that runs processes of scope ``system``."""
 
 SUPERVISOR = "supervisor==4.3.0"
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import has_package
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 
 AUTO = "auto"
@@ -27,7 +28,6 @@ NETWORKS = ("host", "bridge")
 ENDPOINT_MODES = ("dnsrr", "vip")
 SCOPES = (AUTO, "system", "user")
 MISMATCHES = ("refuse", "warn")
-LONGEST_DRAIN = 24 * 3600
 METHODS = ("venv", "conda", "existing")
 DOWNLOADERS = ("host", "controller")
 PORT_KINDS = ("worker", "nanny", "dashboard")

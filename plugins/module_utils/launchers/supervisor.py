@@ -19,8 +19,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     run,
     write_text,
 )
-from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import LONGEST_DRAIN
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN, wait_for
 
 STOPPING = "STOPPING"
 RUNNING = ("STARTING", "RUNNING", "BACKOFF", STOPPING)

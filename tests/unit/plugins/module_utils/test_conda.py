@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.flotilla.dask.plugins.module_utils._conda import ask_rattler, conda_environment, item_of
-from ansible_collections.flotilla.dask.plugins.module_utils._environments import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
 
 PACKAGE = {
     "name": "alpha",

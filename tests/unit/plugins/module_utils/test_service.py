@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import typing as t
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -23,9 +22,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     diff,
     plan,
     plan_stop,
-    read_text,
     run,
-    write_text,
 )
 
 NAMES = st.sampled_from(["scheduler", "worker-cpu-0", "worker-cpu-1", "worker-gpu-0"])
@@ -179,25 +176,6 @@ def test_ipv6_addresses_are_looked_at_too() -> None:
         return
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server, pytest.raises(DaskError, match="::1 port"):
         check([Wanted("scheduler", "", (server.getsockname()[:2],))])
-
-
-def test_what_is_written_is_read_back_and_nothing_else_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "cluster.json"
-    assert read_text(str(path)) is None
-    write_text(str(path), "old")
-    write_text(str(path), "née\n", mode=0o600)
-    assert read_text(str(path)) == "née\n"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "cluster.json"
-    path.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(str(path), "half of it" * 10_000 + "\ud800")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_command_that_fails_says_its_status_and_its_last_words() -> None:

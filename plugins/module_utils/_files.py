@@ -1,0 +1,240 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Files and directories, reached without following a link that others may have made (private to this collection).
+
+A path is opened one directory at a time. Root follows a link only in a directory that belongs to root and that nobody
+else can write to. Without root every link is followed, as it leads to nothing that its maker could not reach anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import typing as t
+
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+
+# With O_PATH a directory need not be readable, only to be entered.
+_SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_LINKS = 40
+"""As many as Linux itself follows in one path."""
+
+
+@contextlib.contextmanager
+def opened(path: str) -> t.Iterator[int]:
+    """Opens a directory to look for names in, and yields its descriptor.
+
+    :param path: An absolute path.
+    :raises FileNotFoundError: it is not there.
+    :raises DaskError: the path leads over a link that others may have made, or over something else than a directory.
+    """
+    descriptor = _walk(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def opened_parent(path: str) -> t.Iterator[tuple[int, str]]:
+    """Opens the directory that ``path`` is in, and yields its descriptor and the last name of the path."""
+    path = os.path.abspath(path)
+    with opened(os.path.dirname(path)) as parent:
+        yield parent, os.path.basename(path)
+
+
+def read_text(path: str) -> str | None:
+    """Returns the text of a file, or None where there is none.
+
+    :raises DaskError: it is not a regular file, or is reached over a link that others may have made.
+    """
+    for _link in range(_MOST_LINKS):
+        try:
+            with opened_parent(path) as (parent, name):
+                descriptor = _open_file(parent, name)
+                if descriptor is None:
+                    path = os.path.join(os.path.dirname(path), _link_target(parent, name, path))
+                    continue
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise DaskError("{0} is refused: it is not a regular file. Remove it, or move it away.".format(path))
+        with open(descriptor, encoding="utf-8") as file:
+            return file.read()
+    raise DaskError("{0} is refused: it is a link that leads to itself. Remove it.".format(path))
+
+
+def write_text(path: str, text: str, mode: int = 0o644) -> None:
+    """Writes a file under a temporary name, then renames it: readers see the old or the new one, never half.
+
+    :raises DaskError: its directory is reached over a link that others may have made.
+    """
+    with opened_parent(path) as (parent, name):
+        temporary = ".{0}.flotilla-{1}".format(name, os.getpid())
+        with contextlib.suppress(FileNotFoundError):  # of a run that was killed
+            os.unlink(temporary, dir_fd=parent)
+        descriptor = os.open(temporary, _NEW_FILE, 0o600, dir_fd=parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+                os.fchmod(descriptor, mode)
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            os.unlink(temporary, dir_fd=parent)
+            raise
+
+
+def status(path: str) -> os.stat_result | None:
+    """Returns what there is at ``path``, of a link the link itself, or None where there is nothing."""
+    try:
+        with opened_parent(path) as (parent, name):
+            return os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def directory_status(path: str) -> os.stat_result | None:
+    """Returns owner and mode of a directory, or None where there is nothing.
+
+    :raises DaskError: it is not a directory, or is reached over a link that others may have made.
+    """
+    try:
+        with opened(path) as directory:
+            return os.fstat(directory)
+    except FileNotFoundError:
+        return None
+
+
+def make_directory(path: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> list[str]:
+    """Makes a directory and those above it that are missing, or gives the one that is there its mode and owner.
+
+    :param owner: Numbers of user and group; None leaves them. Directories above are this process's.
+    :returns: The directories that it made, the outermost first.
+    :raises DaskError: as ``opened``.
+    """
+    made = []
+    above = os.path.dirname(path)
+    if above != path and directory_status(above) is None:
+        made = make_directory(above)
+    with opened_parent(path) as (parent, name), contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent)
+        made.append(path)
+    with opened(path) as found:
+        directory = os.open(".", _READ_DIRECTORY, dir_fd=found)
+        try:
+            if owner is not None:
+                os.fchown(directory, *owner)
+            os.fchmod(directory, mode)
+        finally:
+            os.close(directory)
+    return made
+
+
+def remove_tree(path: str) -> bool:
+    """Removes what is at ``path``, with all that is in it. Of a link only the link goes.
+
+    :returns: Whether there was something.
+    """
+    try:
+        with opened_parent(path) as (parent, name):
+            _remove(parent, name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def names_in(path: str) -> list[str]:
+    """Returns the names in a directory, none where there is no directory."""
+    try:
+        with opened(path) as found:
+            directory = os.open(".", _READ_DIRECTORY, dir_fd=found)
+    except FileNotFoundError:
+        return []
+    try:
+        return sorted(os.listdir(directory))
+    finally:
+        os.close(directory)
+
+
+def _walk(path: str) -> int:
+    if not os.path.isabs(path):
+        path = os.path.abspath(path)
+    left = path.split("/")[::-1]
+    links = 0
+    current = os.open("/", _SEARCH)
+    try:
+        while left:
+            name = left.pop()
+            if name in ("", "."):
+                continue
+            try:
+                following = os.open(name, _SEARCH, dir_fd=current)
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
+                    raise
+                links += 1
+                target = _link_target(current, name, path) if links < _MOST_LINKS else ""
+                if not target:
+                    raise DaskError("{0} is refused: {1} is a link that leads to itself.".format(path, name)) from error
+                left += target.split("/")[::-1]
+                if not target.startswith("/"):
+                    continue
+                following = os.open("/", _SEARCH)
+            os.close(current)
+            current = following
+    except BaseException:
+        os.close(current)
+        raise
+    return current
+
+
+def _link_target(parent: int, name: str, path: str) -> str:
+    """Returns where a link leads that may be followed.
+
+    :raises DaskError: it is not a link, or others may have made it.
+    """
+    if not stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        raise DaskError(
+            "{0} is refused: {1!r} in it is not a directory. Move it away, or choose another path.".format(path, name)
+        )
+    above = os.fstat(parent)
+    if os.geteuid() == 0 and (above.st_uid != 0 or above.st_mode & 0o022):
+        raise DaskError(
+            "{0} is refused: {1!r} in it is a link, in a directory that others than root can write to. Root follows no "
+            "link that others may have made. Remove the link, or name the path that it leads to.".format(path, name)
+        )
+    return os.readlink(name, dir_fd=parent)
+
+
+def _open_file(parent: int, name: str) -> int | None:
+    """Returns the descriptor of a file, None for a link. A FIFO without a writer does not block."""
+    try:
+        return os.open(name, _READ_FILE, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            return None
+        raise
+
+
+def _remove(parent: int, name: str) -> None:
+    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    directory = os.open(name, _READ_DIRECTORY, dir_fd=parent)
+    try:
+        for each in os.listdir(directory):
+            with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                _remove(directory, each)
+    finally:
+        os.close(directory)
+    os.rmdir(name, dir_fd=parent)

@@ -1,0 +1,116 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: dask_host
+short_description: Configures a host for a cluster (internal)
+version_added: 0.1.0
+author:
+  - The flotilla.dask contributors (@flotilla)
+description:
+  - Makes the account, the directories and the files that a cluster has on a host, in one module execution.
+  - Follows no link that others than root can have made, and refuses a directory that belongs to somebody else.
+  - Records the directories that it makes outside the cluster's own ones. With O(state=absent) it removes the cluster's
+    own directories, the recorded ones, and the account with the last cluster of the host.
+  - Only the roles of this collection use it.
+options:
+  account:
+    description:
+      - Account that the processes run as, made where there is none. Empty for the user that the task runs as.
+      - One that the collection did not make is used as it is, and never removed.
+    type: str
+    default: ""
+  directories:
+    description: The plan's C(directories).
+    type: dict
+    required: true
+  writable:
+    description: Directories that processes write to. They belong to O(account).
+    type: list
+    elements: path
+    default: []
+  files:
+    description: Files that everybody can read, and their text.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Where the file is.
+        type: path
+        required: true
+      content:
+        description: The text.
+        type: str
+        required: true
+  state:
+    description: Whether the host has them.
+    type: str
+    choices: [present, absent]
+    default: present
+extends_documentation_fragment:
+  - flotilla.dask.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Configure the host
+  flotilla.dask.dask_host:
+    account: dask
+    directories: "{{ dask_common_plan.directories }}"
+    writable: "{{ dask_common_plan.writable }}"
+"""
+
+RETURN = r"""
+account:
+  description: Numbers of O(account) and of its group; empty where there is none.
+  returned: success
+  type: str
+  sample: "998:998"
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._host import configure
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "account": {"type": "str", "default": ""},
+            "directories": {"type": "dict", "required": True},
+            "writable": {"type": "list", "elements": "path", "default": []},
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "content": {"type": "str", "required": True},
+                },
+            },
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        outcome = configure(module.params, module.check_mode)
+    except (DaskError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**outcome)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host gets what a cluster needs and nothing else, and loses exactly that again."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import stat
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.flotilla.dask.plugins.module_utils import _host
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._files import directory_status
+from ansible_collections.flotilla.dask.plugins.module_utils._host import Host, configure
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
+
+Options = t.Dict[str, t.Any]
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    """A user's cluster with a local directory of its own."""
+    place = layout("main", "user", "", str(tmp_path))
+    (tmp_path / "scratch").mkdir()
+    return {
+        "account": "",
+        "directories": place.as_dict(),
+        "writable": [place.state, str(tmp_path / "scratch" / "dask-main")],
+        "files": [
+            {"path": place.in_process + "/module.py", "content": "x = 1\n"},
+            {"path": place.description, "content": "{}\n"},
+        ],
+        "state": "present",
+    }
+
+
+def everything(directory: Path) -> dict[str, tuple[int, str]]:
+    """Mode and content of all that is below a directory."""
+    return {
+        str(path.relative_to(directory)): (path.lstat().st_mode, path.read_text() if path.is_file() else "")
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+def changed(options: Options, check_mode: bool = False) -> bool:
+    outcome = configure(options, check_mode)
+    assert bool(outcome["diff"]) == outcome["changed"]
+    return bool(outcome["changed"])
+
+
+def test_check_mode_predicts_and_the_second_run_changes_nothing(options: Options, tmp_path: Path) -> None:
+    before = everything(tmp_path)
+    predicted = configure(options, check_mode=True)
+    assert everything(tmp_path) == before
+    assert configure(options, check_mode=False) == predicted
+    assert everything(tmp_path)[".dask/main/etc/python/module.py"] == (stat.S_IFREG | 0o644, "x = 1\n")
+    assert everything(tmp_path)["scratch/dask-main"][0] == stat.S_IFDIR | 0o755
+    assert not changed(options)
+    assert not changed(options, check_mode=True)
+
+
+def test_removal_takes_what_was_made_and_nothing_else(options: Options, tmp_path: Path) -> None:
+    before = everything(tmp_path)
+    assert changed(options)
+    (tmp_path / ".dask" / "main" / "var" / "written").write_text("by a process")
+    options["state"] = "absent"
+    after_deployment = everything(tmp_path)
+    assert changed(options, check_mode=True)
+    assert everything(tmp_path) == after_deployment
+    assert changed(options)
+    assert everything(tmp_path) == before
+    assert not changed(options)
+
+
+def test_a_directory_that_was_there_before_stays(options: Options, tmp_path: Path) -> None:
+    theirs = tmp_path / "scratch" / "dask-main"
+    theirs.mkdir()
+    (theirs / "data").write_text("theirs")
+    assert changed(options)
+    options["state"] = "absent"
+    assert changed(options)
+    assert (theirs / "data").read_text() == "theirs"
+
+
+def test_a_local_directory_that_is_no_longer_declared_goes_with_the_cluster(options: Options, tmp_path: Path) -> None:
+    assert changed(options)
+    options["writable"] = options["writable"][:1]
+    assert not changed(options)
+    options["state"] = "absent"
+    assert changed(options)
+    assert everything(tmp_path / "scratch") == {}
+
+
+def test_another_cluster_beside_it_keeps_the_directory_above(options: Options, tmp_path: Path) -> None:
+    assert changed(options)
+    (tmp_path / ".dask" / "other").mkdir()
+    options["state"] = "absent"
+    assert changed(options)
+    assert everything(tmp_path / ".dask") == {"other": (stat.S_IFDIR | 0o755, "")}
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_run_that_was_interrupted_anywhere_is_completed_by_the_next(
+    options: Options, tmp_path: Path, state: str
+) -> None:
+    before = everything(tmp_path)
+    absent = {**options, "state": "absent"}
+    if state == "absent":
+        assert changed(options)
+    deployed = copy.deepcopy(everything(tmp_path))
+    for done in range(20):
+        host = Host(options)
+        steps = host.plan_present() if state == "present" else host.plan_absent()
+        for step in steps[:done]:
+            step.do()
+        assert changed(options if state == "present" else absent) == (done < len(steps))
+        if state == "present":
+            assert changed(absent)
+            assert everything(tmp_path) == before
+        else:
+            assert everything(tmp_path) == before
+            assert changed(options)
+            assert everything(tmp_path) == deployed
+
+
+def test_changed_files_and_modes_are_mended(options: Options, tmp_path: Path) -> None:
+    assert changed(options)
+    wanted = everything(tmp_path)
+    (tmp_path / ".dask" / "main" / "etc" / "python" / "module.py").chmod(0o600)
+    (tmp_path / ".dask" / "main" / "etc" / "cluster.json").write_text("other")
+    (tmp_path / ".dask" / "main" / "var").chmod(0o777)
+    assert len(configure(options, check_mode=False)["diff"]) == 3
+    assert everything(tmp_path) == wanted
+
+
+def test_a_link_where_a_directory_is_to_be_is_refused(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").chmod(0o1777)
+    (tmp_path / "theirs").mkdir(0o700)
+    (tmp_path / "scratch" / "dask-main").symlink_to(tmp_path / "theirs")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(DaskError, match="is a link, in a directory that others"):
+        configure(options, check_mode=False)
+    assert not (tmp_path / ".dask").exists()
+
+
+def test_a_directory_of_somebody_else_is_refused(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch" / "dask-main").mkdir()
+    real = directory_status
+
+    def of_somebody_else(path: str) -> os.stat_result | None:
+        found = real(path)
+        return os.stat_result([*found[:4], 4711, *found[5:]]) if found and path.endswith("dask-main") else found
+
+    monkeypatch.setattr(_host, "directory_status", of_somebody_else)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(DaskError, match="belongs to 4711"):
+        configure(options, check_mode=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "nonsense",
+        *(
+            json.dumps({"directories": each})
+            for each in (None, "/", ["relative/path"], ["/"], ["/etc"], ["/srv/.."], [7])
+        ),
+    ],
+)
+def test_a_record_that_is_not_ours_removes_nothing(options: Options, tmp_path: Path, text: str) -> None:
+    assert changed(options)
+    record = tmp_path / ".dask" / "main" / "etc" / _host.RECORD
+    assert json.loads(record.read_text()) == {"directories": [str(tmp_path / "scratch" / "dask-main")]}
+    record.write_text(text)
+    options["state"] = "absent"
+    if text:
+        with pytest.raises(DaskError, match="is not what the collection wrote"):
+            configure(options, check_mode=False)
+        assert (tmp_path / ".dask" / "main" / "var").exists()
+    else:
+        assert changed(options)
+    assert (tmp_path / "scratch" / "dask-main").exists()
