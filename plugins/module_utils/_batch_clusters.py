@@ -22,6 +22,7 @@ import typing as t
 from ansible_collections.flotilla.dask.plugins.module_utils import _batch_side, _jobs
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, read_endpoint
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._queues import (
     ENDED,
     PENDING,
@@ -29,7 +30,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._queues import (
     Queue,
     RefusedError,
 )
-from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text, read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import DESCRIPTION
 

@@ -19,8 +19,9 @@ import tarfile
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import diff, difference
-from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, run, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 
 PREFIX_RECORD = "packages.json"
 """In a prefix: what it was made from and which packages are in it."""

@@ -20,7 +20,8 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, run, unit_states, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import run, unit_states
 
 DIRECTORY = "/etc/dask-firewall"
 """Of its own: it has to be there before networks are, which the directories of clusters may come from."""

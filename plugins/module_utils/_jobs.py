@@ -28,7 +28,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Des
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import environment as cluster_environment
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text, read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll, wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import USER_HOME
 

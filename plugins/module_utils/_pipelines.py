@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description
 from ansible_collections.flotilla.dask.plugins.module_utils._environment_side import last_lines
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, run, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.pipeline import Pipeline, Stage, service_name
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.docker import CLUSTER, DEFINITION, KIND

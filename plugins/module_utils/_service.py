@@ -20,8 +20,6 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text as read_text
-from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text as write_text
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from ansible_collections.flotilla.dask.plugins.module_utils._conda import RattlerError, ask_rattler
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import cache_directory
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
     EXPLICIT,
     PLATFORMS,
@@ -29,7 +30,6 @@ from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
     parse_specification,
     pypi_name,
 )
-from ansible_collections.flotilla.dask.plugins.module_utils._service import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wheels import ControllerPip, PipError, wheel_platforms
 
 

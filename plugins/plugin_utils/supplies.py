@@ -28,7 +28,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, cache_directory, fetch
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._service import write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wheels import ControllerPip, PipError, wheel_platforms
 
 CA_BUNDLE = "ca-bundle.pem"

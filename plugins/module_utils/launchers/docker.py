@@ -17,14 +17,8 @@ import os
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
-from ansible_collections.flotilla.dask.plugins.module_utils._service import (
-    Launcher,
-    Observed,
-    Plan,
-    read_text,
-    run,
-    write_text,
-)
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import Launcher, Observed, Plan, run
 
 CLUSTER, KIND, DEFINITION = ("flotilla.dask." + name for name in ("cluster", "kind", "definition"))
 """Labels of a container."""

@@ -11,14 +11,8 @@ import os
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
-from ansible_collections.flotilla.dask.plugins.module_utils._service import (
-    Launcher,
-    Observed,
-    Plan,
-    read_text,
-    run,
-    write_text,
-)
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import Launcher, Observed, Plan, run
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN, wait_for
 
 STOPPING = "STOPPING"

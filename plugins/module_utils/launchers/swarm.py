@@ -18,14 +18,8 @@ import time
 import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._service import (
-    Launcher,
-    Observed,
-    Plan,
-    read_text,
-    run,
-    write_text,
-)
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import Launcher, Observed, Plan, run
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.docker import CLUSTER, DEFINITION, KIND
 

@@ -9,15 +9,8 @@ from __future__ import annotations
 import glob
 import os
 
-from ansible_collections.flotilla.dask.plugins.module_utils._service import (
-    Launcher,
-    Observed,
-    Plan,
-    read_text,
-    run,
-    unit_states,
-    write_text,
-)
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import Launcher, Observed, Plan, run, unit_states
 
 STOPPED = ("inactive", "failed")
 STOPPING = "deactivating"
