@@ -2,22 +2,21 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is wrong with a certificate, and whom it is for."""
+"""What is wrong with a certificate, and whom it is for.
+
+Ansible loads all filters of a collection anew in each process that uses one of them. So what takes time to import is
+imported where it is needed.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import typing as t
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import is_address
-
-with contextlib.suppress(ImportError):  # ansible-core brings it along, but not where ansible-test imports plugins
-    from cryptography import x509
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
+if t.TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 
 def certificate_due(certificate: str, issuer: str, names: t.Sequence[str], days: int) -> str:
@@ -30,6 +29,9 @@ def certificate_due(certificate: str, issuer: str, names: t.Sequence[str], days:
     """
     if not certificate or not issuer:
         return "there is none"
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
     try:
         found = x509.load_pem_x509_certificate(certificate.encode())
         authority = x509.load_pem_x509_certificate(issuer.encode())
@@ -52,6 +54,10 @@ def certificate_problem(certificate: str, key: str) -> str:
     :param certificate: PEM text, those of intermediate authorities after it.
     :param key: Its private key without a passphrase, as PEM text.
     """
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
     try:
         found = x509.load_pem_x509_certificates(certificate.encode())[0]
     except ValueError:
@@ -71,8 +77,10 @@ def certificate_problem(certificate: str, key: str) -> str:
     return ""
 
 
-def subjects(certificate: x509.Certificate) -> set[str]:
+def subjects(certificate: Certificate) -> set[str]:
     """Returns the host names and addresses that a certificate is for."""
+    from cryptography import x509
+
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
@@ -83,6 +91,8 @@ def subjects(certificate: x509.Certificate) -> set[str]:
 
 def subject_alternative_names(names: t.Sequence[str]) -> list[str]:
     """Returns host names and addresses as community.crypto wants them: C(DNS:worker1), C(IP:10.0.0.5)."""
+    from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import is_address
+
     return [f"{'IP' if is_address(name) else 'DNS'}:{name}" for name in names]
 
 
