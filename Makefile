@@ -15,7 +15,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(DEV)
 export GALAXY_ENV := $(CURDIR)/$(GALAXY)
 export PATH := $(CURDIR)/$(DEV)/bin:$(PATH)
 export MOLECULE_GLOB := molecule/*/molecule.yml
-check test lint sanity unit cluster galaxy molecule: export ANSIBLE_HOME := $(CURDIR)/build/ansible
+check test lint sanity unit cluster galaxy molecule stage: export ANSIBLE_HOME := $(CURDIR)/build/ansible
 
 .PHONY: help
 help:  ## List the targets
@@ -54,6 +54,10 @@ unit: $(DEV)/complete  ## Unit and property tests
 cluster: $(DEV)/complete  ## Modules against a cluster on this machine
 lint sanity unit cluster:
 	@tests/run $@
+
+.PHONY: stage
+stage: $(DEV)/complete $(GALAXY)/complete  ## One stage of the tests: STAGE=molecule-default
+	@tests/run $(STAGE)
 
 .PHONY: galaxy
 galaxy: $(DEV)/complete $(GALAXY)/complete  ## Build the collection and import it as Ansible Galaxy does

@@ -141,7 +141,12 @@ class Ansible:
     def _start(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         words = [*command, "--inventory", str(self._inventory)]
         environment = os.environ | variables
-        return subprocess.run(words, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+        started = time.monotonic()
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+        if command[0] == "ansible-playbook" and "FLOTILLA_PLAYBOOKS" in os.environ:
+            with open(os.environ["FLOTILLA_PLAYBOOKS"], "a") as times:
+                times.write(f"{time.monotonic() - started:.1f} {command[1]}\n")
+        return done
 
 
 # All that clusters leave on a host. No line has a word as it is that the search for processes would find this one by.
