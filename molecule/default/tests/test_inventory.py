@@ -97,14 +97,18 @@ def test_only_what_changed_restarts_and_what_is_gone_is_removed(ansible: Ansible
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"dask_worker_groups": [{**SMALL, "memory": "16 GX"}]}, ("dask_worker_groups[0].memory", "'16 GX'", "GiB")),
-        ({"dask_worker_groups": [{**SMALL, "memory": "64 TiB"}]}, ("dask_worker_groups[].memory", "64 TiB", "host")),
-        ({"dask_worker_groups": [SMALL, {**LARGE, "ports": SMALL["ports"]}]}, ("[1].ports.worker", "overlap", "[0]")),
-        ({"dask_launcher": "upstart"}, ("dask_launcher", "'upstart'", "systemd, supervisor")),
-        ({"dask_environment_method": "existing"}, ("dask_environment_path", "bin/python")),
         (
-            {"dask_environment_method": "existing", "dask_environment_path": "/nowhere"},
-            ("dask_environment_path", "'/nowhere'", "exists on every host"),
+            {
+                "dask_launcher": "upstart",
+                "dask_environment_method": "existing",
+                "dask_worker_groups": [{**SMALL, "memory": "16 GX"}, {**LARGE, "ports": SMALL["ports"]}],
+            },
+            (
+                *("dask_launcher", "'upstart'", "systemd, supervisor"),
+                *("dask_environment_path", "bin/python"),
+                *("dask_worker_groups[0].memory", "'16 GX'", "GiB"),
+                *("dask_worker_groups[1].ports.worker", "overlap", "dask_worker_groups[0]"),
+            ),
         ),
         (
             {"dask_environment_method": "existing", "dask_environment_path": "/opt/bare"},

@@ -88,7 +88,7 @@ def write_identity(directory: Path, identity: certificates.Identity) -> Path:
 
 def test_a_stranger_is_refused_at_every_open_port(hosts: Hosts, bundle: Path, tmp_path: Path) -> None:
     addresses = comm_addresses(hosts)
-    assert len(addresses) == 1 + 2 * 2 * 2, addresses
+    assert len(addresses) == 1 + 2 * 3 * 2, addresses  # of two hosts, worker and nanny of three processes
     authorities = (bundle / "ca.crt").read_text()
     other = write_identity(tmp_path, certificates.issue(certificates.authority("flotilla.dask main"), ["alice"]))
     contexts = {

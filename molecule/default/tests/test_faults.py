@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 from testbed import HELD_SUM_OUTPUT, Ansible, Cluster, Hosts, Machines, Scattered, wait_until
 
-WORKER = "worker-cpu-0"
+WORKER = "worker-small-0"
+WORKERS = "dask-main-worker-small-0 dask-main-worker-small-1 dask-main-worker-large-0"
 SPILL = "/var/lib/dask/main/spill"
 
 # Keeps more on one worker than Dask wants to have in memory, and uses it.
@@ -23,7 +24,7 @@ from distributed import Client, wait
 
 with Client() as client:
     workers = client.scheduler_info(n_workers=-1)["workers"]
-    (here,) = [address for address, worker in workers.items() if worker["name"] == "worker1-cpu-0"]
+    (here,) = [address for address, worker in workers.items() if worker["name"] == "worker1-small-0"]
     blocks = client.map(lambda number: os.urandom(25_000_000), range(13), workers=[here], pure=False)
     wait(blocks)
     print(sum(client.gather(client.map(len, blocks, pure=False))))
@@ -42,7 +43,7 @@ def slow(marker):
 
 with Client() as client:
     workers = client.scheduler_info(n_workers=-1)["workers"]
-    (here,) = [address for address, worker in workers.items() if worker["name"] == "worker1-cpu-0"]
+    (here,) = [address for address, worker in workers.items() if worker["name"] == "worker1-small-0"]
     task = client.submit(slow, "/var/lib/dask/main/go", workers=[here], pure=False)
     print(task.result())
 """
@@ -58,7 +59,7 @@ def kill(cluster: Cluster, hosts: Hosts, host: str, process: str, what: str) -> 
 
 def healthy(cluster: Cluster) -> bool:
     state = cluster.state(wait=90)
-    return state["health"] == "healthy" and len(state["workers"]) == 4
+    return state["health"] == "healthy" and len(state["workers"]) == 6
 
 
 def test_a_worker_process_is_killed_that_holds_data(cluster: Cluster, hosts: Hosts, held_job: str) -> None:
@@ -109,7 +110,7 @@ def test_the_network_of_a_host_is_cut_for_twenty_seconds(cluster: Cluster, machi
 def test_a_host_is_stopped_that_holds_scattered_data(
     ansible: Ansible, hosts: Hosts, cluster: Cluster, machines: Machines
 ) -> None:
-    with Scattered(ansible, hosts["scheduler"], "worker1-cpu-0") as held:
+    with Scattered(ansible, hosts["scheduler"], "worker1-small-0") as held:
         machines.stop("worker1")
         try:
             assert {worker["name"].partition("-")[0] for worker in cluster.state()["workers"]} == {"worker2"}
@@ -124,16 +125,15 @@ def test_a_host_is_stopped_that_holds_scattered_data(
 def full_disk(hosts: Hosts, cluster: Cluster) -> Iterator[None]:
     """The workers of worker1 spill to a file system that is full."""
     host = hosts["worker1"]
-    units = "'dask-main-worker-*'"
-    host.check_output(f"systemctl stop {units}")
+    host.check_output(f"systemctl stop {WORKERS}")
     host.check_output(f"mount -t tmpfs -o size=1m,uid=$(id -u dask),mode=0755 tmpfs {SPILL}")
     host.run(f"dd if=/dev/zero of={SPILL}/full bs=64k count=12")
-    host.check_output("systemctl start dask-main-worker-cpu-0 dask-main-worker-cpu-1")
+    host.check_output(f"systemctl start {WORKERS}")
     assert healthy(cluster)
     yield
-    host.check_output(f"systemctl stop {units}")
+    host.check_output(f"systemctl stop {WORKERS}")
     host.check_output(f"umount {SPILL}")
-    host.check_output("systemctl start dask-main-worker-cpu-0 dask-main-worker-cpu-1")
+    host.check_output(f"systemctl start {WORKERS}")
     assert healthy(cluster)
 
 
@@ -142,7 +142,7 @@ def test_the_spill_directory_is_full(cluster: Cluster, hosts: Hosts) -> None:
     result = cluster.job("crowd", script="crowd.py", content=CROWD, timeout=120)
     assert not result.get("failed"), result["msg"]
     assert result["job"]["output"].splitlines()[-1] == str(13 * 25_000_000)
-    log = hosts["worker1"].check_output("journalctl --no-pager --unit dask-main-worker-cpu-0 --lines 100")
+    log = hosts["worker1"].check_output("journalctl --no-pager --unit dask-main-worker-small-0 --lines 100")
     assert "Spill to disk failed; keeping data in memory" in log
     cluster.job("crowd", state="absent")
 
@@ -156,7 +156,7 @@ def test_the_controller_is_killed_while_a_host_is_drained(ansible: Ansible, host
     )
     drain = ansible.start("flotilla.dask.drain", "--limit", "worker1", extra_vars={})
     try:
-        log = "journalctl --no-pager --unit dask-main-worker-cpu-0 --since -1min"
+        log = "journalctl --no-pager --unit dask-main-worker-small-0 --since -1min"
         wait_until(lambda: "draining worker" in host.check_output(log).rpartition("Started")[2], "the drain begins")
         assert drain.poll() is None
     finally:
