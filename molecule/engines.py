@@ -108,7 +108,7 @@ def check_addresses(cluster: Cluster, hosts: Hosts) -> None:
     places = {
         f"{host}-cpu-{index}": (hosts.address(host), 9000 + index, 9100 + index) for host in names for index in (0, 1)
     }
-    told = {each["name"]: each for each in cluster.state(wait=60)["workers"]}
+    told = {each["name"]: each for each in cluster.state(wait=300)["workers"]}
     assert {name: each["address"] for name, each in told.items()} == {
         name: f"tls://{address}:{worker}" for name, (address, worker, _nanny) in places.items()
     }

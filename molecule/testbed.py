@@ -379,7 +379,7 @@ class Scattered:
         return result
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 300) -> None:
     """Waits for a condition, and fails in words if it does not come true within `timeout` seconds."""
     end = time.monotonic() + timeout
     while not condition():

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
 NAME = "of_the_tests"
 AUTHORITY = certificates.authority()
-SECONDS = 60.0
+SECONDS = 180.0
 """Far more than anything takes; what is waited for is a condition, never the time."""
 
 

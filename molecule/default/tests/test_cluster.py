@@ -66,7 +66,7 @@ def test_greeting_comes_from_three_workers_at_once(ansible: Ansible) -> None:
 
 def test_workers_return_to_a_restarted_scheduler(cluster: Cluster, hosts: Hosts) -> None:
     hosts["scheduler"].check_output("systemctl restart dask-main-scheduler")
-    assert cluster.state(wait=60)["health"] == "healthy"
+    assert cluster.state(wait=300)["health"] == "healthy"
 
 
 def test_job_runs_as_the_clusters_account(cluster: Cluster) -> None:

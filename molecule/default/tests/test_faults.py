@@ -58,7 +58,7 @@ def kill(cluster: Cluster, hosts: Hosts, host: str, process: str, what: str) -> 
 
 
 def healthy(cluster: Cluster) -> bool:
-    state = cluster.state(wait=90)
+    state = cluster.state(wait=300)
     return state["health"] == "healthy" and len(state["workers"]) == 6
 
 

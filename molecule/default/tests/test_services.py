@@ -81,7 +81,7 @@ def test_a_task_without_measure_ends_only_its_worker_process_which_comes_back(cl
     wait_until(lambda: "Z" in host.run(children).stdout, "the kernel has ended the worker process")
     host.check_output("systemctl kill --kill-whom=main --signal=CONT dask-main-worker-small-0")
     assert cluster.job("devour", script="devour.py", content=DEVOUR)["job"]["output"].splitlines()[-1] == "not again"
-    assert health(cluster, wait=60) == ("healthy", [])
+    assert health(cluster, wait=300) == ("healthy", [])
     log = host.check_output("journalctl --no-pager --unit dask-main-worker-small-0 --lines 200")
     assert "was killed by signal 9" in log
     assert [systemctl_show(hosts, "worker1", each, "MainPID") for each in processes] == before
@@ -98,7 +98,7 @@ def test_a_stopped_service_has_moved_its_data(ansible: Ansible, cluster: Cluster
     assert after["bytes"] == 5_000_000
     assert before["here"] not in after["on"][0]
     hosts["worker1"].check_output("systemctl start dask-main-worker-small-0")
-    assert health(cluster, wait=60) == ("healthy", [])
+    assert health(cluster, wait=300) == ("healthy", [])
 
 
 def change_host(ansible: Ansible, *options: str) -> None:

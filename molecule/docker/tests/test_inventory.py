@@ -91,5 +91,5 @@ def test_a_drained_host_with_containers_is_taken_out_and_back(ansible: Ansible, 
     }
     back = ansible.playbook("flotilla.dask.drain", "--limit", "worker1", extra_vars={"dask_drain_state": "back"})
     assert back.ok, back.problems
-    assert cluster.state(wait=60)["health"] == "healthy"
+    assert cluster.state(wait=300)["health"] == "healthy"
     assert site(ansible, "--check") == {}

@@ -100,8 +100,8 @@ def watch(ansible: Ansible, tmp_path_factory: pytest.TempPathFactory) -> Watch:
 @pytest.fixture
 def quiet(prometheus: Prometheus, gateway: Host) -> None:
     """Every process is seen, and nothing is wrong, whatever the test before did."""
-    wait_until(lambda: prometheus.reached() == len(targets(gateway)), "Prometheus reaches every process", 120)
-    wait_until(lambda: prometheus.alerts() == {}, "no alert is left", 120)
+    wait_until(lambda: prometheus.reached() == len(targets(gateway)), "Prometheus reaches every process")
+    wait_until(lambda: prometheus.alerts() == {}, "no alert is left")
 
 
 def targets(gateway: Host) -> list[dict[str, Any]]:
@@ -163,7 +163,7 @@ def test_a_worker_that_is_gone_for_good_is_told_until_it_is_back(
     host.check_output("mkdir -p %s && printf '[Service]\\nRestart=no\\n' >%s/gone.conf", dropin, dropin)
     host.check_output("systemctl daemon-reload && systemctl kill --signal=KILL %s", unit)
     try:
-        wait_until(fires, "the missing worker is told", 90)
+        wait_until(fires, "the missing worker is told")
         alert = prometheus.alert("DaskWorkersMissing")
     finally:
         host.check_output("rm -r %s && systemctl daemon-reload && systemctl start %s", dropin, unit)
@@ -172,7 +172,7 @@ def test_a_worker_that_is_gone_for_good_is_told_until_it_is_back(
     planned = sum(entry["labels"]["kind"] == "worker" for entry in targets(gateway))
     assert f"{planned - 1} of {planned} planned workers" in alert["annotations"]["summary"]
     assert f"{labels['worker']} on {labels['host']}" in alert["annotations"]["description"]
-    wait_until(lambda: prometheus.alerts() == {}, "the alert clears", 90)
+    wait_until(lambda: prometheus.alerts() == {}, "the alert clears")
 
 
 @pytest.mark.usefixtures("quiet")
@@ -180,7 +180,7 @@ def test_a_scheduler_that_does_not_come_back_is_told(prometheus: Prometheus, hos
     (scheduler,) = hosts.group("dask_scheduler").values()
     scheduler.check_output("systemctl stop dask-main-scheduler")
     try:
-        wait_until(lambda: prometheus.alerts().get("DaskSchedulerDown") == "firing", "the scheduler is missed", 90)
+        wait_until(lambda: prometheus.alerts().get("DaskSchedulerDown") == "firing", "the scheduler is missed")
         assert set(prometheus.alerts()) == {"DaskSchedulerDown"}
         run = watch()
     finally:
@@ -195,7 +195,7 @@ def test_a_task_that_raised_is_told_with_its_name(prometheus: Prometheus, cluste
     failing = "from distributed import Client\nwith Client() as client:\n    client.submit(int, 'x').exception()\n"
     assert not cluster.job("told", script="failing.py", content=failing).get("failed")
     cluster.job("told", state="absent")
-    wait_until(lambda: prometheus.alerts().get("DaskTasksErred") == "firing", "the error is told", 30)
+    wait_until(lambda: prometheus.alerts().get("DaskTasksErred") == "firing", "the error is told")
     alert = prometheus.alert("DaskTasksErred")
     assert re.search(r"about [1-9]\d* tasks? erred", alert["annotations"]["summary"])
     assert re.search(r"\bint [1-9]", alert["annotations"]["description"])
@@ -208,7 +208,7 @@ def test_metrics_that_are_empty_are_an_error_and_an_alert(prometheus: Prometheus
     where = scheduler.check_output("%s -c 'import prometheus_client as it; print(it.__path__[0])'", python)
     scheduler.check_output("mv %s %s.away && systemctl restart dask-main-scheduler", where, where)
     try:
-        wait_until(lambda: prometheus.alerts().get("DaskMetricsMissing") == "firing", "empty metrics are told", 90)
+        wait_until(lambda: prometheus.alerts().get("DaskMetricsMissing") == "firing", "empty metrics are told")
         run = watch()
     finally:
         scheduler.check_output("mv %s.away %s && systemctl restart dask-main-scheduler", where, where)

@@ -14,7 +14,7 @@ def test_a_cluster_that_was_removed_is_deployed_again_at_once_without_a_word_of_
 ) -> None:
     tear_down(ansible, hosts)
     output = ansible.verbose_playbook("flotilla.dask.site")
-    assert cluster.state(wait=60)["health"] == "healthy"
+    assert cluster.state(wait=300)["health"] == "healthy"
     for kind in ("worker", "manager"):
         assert hosts["manager"].check_output(f"docker swarm join-token --quiet {kind}") not in output
     assert "SWMTKN" not in output
