@@ -15,6 +15,9 @@ export VIRTUAL_ENV := $(CURDIR)/$(DEV)
 export GALAXY_ENV := $(CURDIR)/$(GALAXY)
 export PATH := $(CURDIR)/$(DEV)/bin:$(PATH)
 export MOLECULE_GLOB := molecule/*/molecule.yml
+# Ansible starts many Python processes: what the first one compiled is kept for the others.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 check test lint sanity unit cluster galaxy molecule stage: export ANSIBLE_HOME := $(CURDIR)/build/ansible
 
 .PHONY: help
