@@ -59,11 +59,11 @@ def processes(run: Run, host: str) -> dict[str, list[str]]:
 
 
 def refusal(run: Run) -> str:
-    """The message of a run that was refused before any host was touched."""
+    """The messages of a run that was refused before any host was touched, those of all hosts."""
     assert not run.ok
     assert run.changed == {}
     (failed,) = [results for name, results in run.tasks if any(result.get("failed") for result in results.values())]
-    return str(next(result["msg"] for result in failed.values() if result.get("failed")))
+    return "\n".join(str(result["msg"]) for result in failed.values() if result.get("failed"))
 
 
 def test_a_first_run_applies_the_roles_that_the_inventory_asks_for_alone(first_runs: Deployment) -> None:
