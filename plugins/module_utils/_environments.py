@@ -83,12 +83,13 @@ def workplace(cache: str) -> t.Iterator[str]:
 
 
 def unpack(archive: str, directory: str) -> Supplies:
-    """Unpacks what the controller sent, if it sent something."""
+    """Unpacks what the controller sent, if it sent something. The files belong to who runs this."""
     if not archive:
         return Supplies("")
     with tarfile.open(archive) as tar:
-        for member in tar.getmembers():
+        for member in filter(tarfile.TarInfo.isreg, tar.getmembers()):
             member.name = os.path.basename(member.name)
+            member.uid, member.gid, member.uname, member.gname = os.geteuid(), os.getegid(), "", ""
             tar.extract(member, directory)
     return Supplies(directory)
 
