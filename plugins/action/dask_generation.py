@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Sends plugins, and the pip that installs them, to a host that completes a generation of its environment."""
+"""Sends plugins, and the uv that installs them, to a host that completes a generation of its environment."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ options:
     choices: [host, controller]
     default: host
   wheelhouse:
-    description: Directory or address that pip takes wheels from instead of an index, where packages are fetched.
+    description: Directory or address that uv takes wheels from instead of an index, where packages are fetched.
     type: str
     default: ""
   ca_bundle:
@@ -42,10 +42,14 @@ options:
         directory.
     type: str
     default: ""
-  pip:
-    description: Name of the wheel of pip among O(supplies). Set by the action plugin.
+  uv:
+    description: Name of the program uv, in O(cache) or among O(supplies). Set by the action plugin.
     type: str
     default: ""
+  supplied:
+    description: Whether the controller has sent what it can. Set by the action plugin.
+    type: bool
+    default: false
   supplies:
     description: Archive on the host with what the controller sent. Set by the action plugin.
     type: path

@@ -26,11 +26,12 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
     Supplies,
     anew,
     packages_of,
-    pip_of,
     read_record,
     remove,
     report,
     unpack,
+    uv_is_missing,
+    uv_of,
     workplace,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
@@ -119,7 +120,7 @@ def conda_environment(options: Options, check_mode: bool) -> Options:
             return UNCHANGED
         supplies = unpack(options["supplies"], work)
         wanted = _missing(options, packages)
-        needs = _needs(options, packages, wanted, supplies)
+        needs = _needs(options, packages, wanted)
         if needs:
             return {"changed": False, "needs": needs}
         files = _gather(options, wanted, supplies, work)
@@ -148,14 +149,13 @@ def _missing(options: Options, packages: t.Sequence[Package]) -> list[Package]:
     return [package for package in packages if file_of(package) in lacking]
 
 
-def _needs(
-    options: Options, packages: t.Sequence[Package], wanted: t.Sequence[Package], supplies: Supplies
-) -> dict[str, t.Any]:
-    """Returns what only the controller can give: pip for a pip part, and packages where it is the one to fetch them."""
+def _needs(options: Options, packages: t.Sequence[Package], wanted: t.Sequence[Package]) -> dict[str, t.Any]:
+    """Returns what only the controller can give: uv for a pip part, and packages where it is the one to fetch them."""
     files = [file_of(package) for package in wanted] if options["download_on"] == ON_CONTROLLER else []
-    files = [file for file in files if not supplies.path(file)]
-    pip = any(package["manager"] == "pip" for package in packages) and not supplies.path(options["pip"])
-    return {"files": files, "pip": pip} if files or pip else {}
+    uv = any(package["manager"] == "pip" for package in packages) and uv_is_missing(options)
+    trust = bool(options["ca_bundle"] and wanted)
+    needs = {"files": files, "uv": uv, "platform": host_platform()}
+    return needs if not options["supplied"] and (files or uv or trust) else {}
 
 
 def _gather(options: Options, wanted: t.Sequence[Package], supplies: Supplies, work: str) -> dict[str, str]:
@@ -190,6 +190,6 @@ def _fill(
         if package["manager"] == "pip"
     ]
     if wheels:
-        pip = pip_of(options, supplies)
-        pip.install(os.path.join(prefix, "bin", "python"), "--no-deps", *wheels, index=False)
+        uv = uv_of(options, supplies)
+        uv.install(os.path.join(prefix, "bin", "python"), "--no-deps", *wheels, index=False)
     return {"content": content, "packages": listed(packages), "files": sorted(map(file_of, packages))}

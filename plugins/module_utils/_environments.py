@@ -16,8 +16,9 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import diff, difference
@@ -29,8 +30,8 @@ PREFIX_RECORD = "packages.json"
 ON_CONTROLLER = "controller"
 CONDA_CACHE = "conda"
 WHEEL_CACHE = "wheels"
-PIP_CACHE = "pip"
-"""Directories in a cache: conda packages unpacked, wheels by their names, and what pip itself keeps."""
+UV_CACHE = "uv"
+"""Directories in a cache: conda packages unpacked, wheels by their names, and what uv itself keeps."""
 
 Package = t.Dict[str, str]
 Options = t.Dict[str, t.Any]
@@ -121,41 +122,91 @@ UNCHANGED: Options = {"changed": False, "packages": difference([], []), "diff": 
 
 
 @dataclass(frozen=True)
-class Pip:
-    """pip from a wheel, for any interpreter, whether or not that has a pip.
+class Uv:
+    """uv, which installs packages for any interpreter, whether or not that has a pip.
 
-    ``wheelhouse``: directory or address of the wheels to take instead of an index. ``ca_bundle``: file with the
-    authorities that are trusted.
+    ``program``: its path. ``cache``: a directory on the file system of the environments, whose files are links to those
+    of the cache. ``wheelhouse``: directory or address of the wheels to take instead of an index. ``ca_bundle``: file
+    with the authorities that are trusted instead of the system's.
     """
 
-    wheel: str
+    program: str
+    cache: str
     wheelhouse: str = ""
     ca_bundle: str = ""
-    cache: str = ""
 
-    def install(self, interpreter: str, *words: str, index: bool = True) -> str:
-        """Runs ``pip install`` and returns its output. :param index: whether anything may be fetched."""
-        source = [*self._source()] if index else ["--no-index"]
-        command = [interpreter, os.path.join(self.wheel, "pip"), "install", "--quiet", *source, *words]
-        return run(command, environment={**os.environ, **self._environment()})
+    def install(self, interpreter: str, *words: str, index: bool = True, path: str = "") -> None:
+        """Installs packages.
 
-    def _source(self) -> t.Iterator[str]:
-        if self.wheelhouse:
-            yield from ("--no-index", "--find-links", self.wheelhouse)
+        :param index: Whether anything may be fetched.
+        :param path: Directory of packages that those which are built can import.
+        :raises DaskError: uv refused; the message has what it said.
+        """
+        self._pip("install", interpreter, index, "--quiet", "--compile-bytecode", *words, path=path)
+
+    def resolve(self, interpreter: str, *words: str) -> list[dict[str, str]]:
+        """Returns ``name`` and ``version`` of the packages that ``install`` would install."""
+        with tempfile.TemporaryDirectory(prefix="flotilla-") as work:
+            requirements = os.path.join(work, "requirements.in")
+            write_text(requirements, "\n".join(word for word in words if not word.startswith("-")) + "\n")
+            said = replace(self, cache=os.path.join(work, "cache"))._pip(
+                "compile", interpreter, True, "--quiet", "--no-header", "--no-annotate", *_options(words), requirements
+            )
+        found = (line.split(";")[0].strip().partition("==") for line in said.splitlines())
+        return [{"name": name, "version": version} for name, equals, version in found if equals]
+
+    def _pip(self, command: str, interpreter: str, index: bool, *words: str, path: str = "") -> str:
+        source = ["--no-index", "--find-links", self.wheelhouse] if self.wheelhouse else []
+        source = source if index else ["--no-index", "--offline"]
+        os.makedirs(self.cache, mode=0o700, exist_ok=True)  # uv has a lock in it that everybody could hold
+        return run(
+            [self.program, "pip", command, "--python", interpreter, *source, *words],
+            environment={**os.environ, **self._environment(), **({"PYTHONPATH": path} if path else {})},
+            lines=None,
+        )
 
     def _environment(self) -> dict[str, str]:
-        quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
-        cache = {"PIP_CACHE_DIR": self.cache} if self.cache else {"PIP_NO_CACHE_DIR": "1"}
-        return {**quiet, **cache, **({"PIP_CERT": self.ca_bundle} if self.ca_bundle else {})}
+        own = {
+            "NO_COLOR": "1",
+            "PYTHONPYCACHEPREFIX": "",
+            "UV_CACHE_DIR": self.cache,
+            "UV_NO_CONFIG": "1",
+            "UV_NO_PROGRESS": "1",
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_SYSTEM_CERTS": "1",
+        }
+        # uv does not read what pip is configured with.
+        index = {"UV_DEFAULT_INDEX": os.environ["PIP_INDEX_URL"]} if os.environ.get("PIP_INDEX_URL") else {}
+        return {**index, **own, **({"SSL_CERT_FILE": self.ca_bundle} if self.ca_bundle else {})}
 
 
-def pip_of(options: Options, supplies: Supplies) -> Pip:
-    """Returns the pip that the controller sent, as the options of a module say."""
-    return Pip(
-        supplies.path(options["pip"]),
+def _options(words: t.Sequence[str]) -> list[str]:
+    return [word for word in words if word.startswith("-")]
+
+
+def uv_is_missing(options: Options) -> bool:
+    """Whether the controller has to send uv. It is kept in the cache, under a name with its version."""
+    return not os.path.exists(os.path.join(options["cache"], options["uv"]))
+
+
+def uv_of(options: Options, supplies: Supplies, keep: bool = True) -> Uv:
+    """Returns the uv that the controller sent now, or before.
+
+    :param keep: Whether it may be put into the cache.
+    """
+    program = os.path.join(options["cache"], options["uv"])
+    sent = supplies.path(options["uv"])
+    if sent:
+        os.chmod(sent, 0o755)
+    if sent and keep:
+        os.replace(sent, program)
+    elif sent:
+        program = sent
+    return Uv(
+        program,
+        cache=os.path.join(options["cache"], UV_CACHE),
         wheelhouse=options["wheelhouse"],
         ca_bundle=supplies.path(options["ca_bundle"]),
-        cache=os.path.join(options["cache"], PIP_CACHE),
     )
 
 
@@ -168,6 +219,7 @@ def shared_arguments() -> dict[str, t.Any]:
         "wheelhouse": {"type": "str", "default": ""},
         "ca_bundle": {"type": "str", "default": ""},
         "controller_cache": {"type": "str", "default": ""},
-        "pip": {"type": "str", "default": ""},
+        "uv": {"type": "str", "default": ""},
+        "supplied": {"type": "bool", "default": False},
         "supplies": {"type": "path", "default": ""},
     }

@@ -23,14 +23,16 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
     Options,
     Supplies,
     packages_of,
-    pip_of,
     read_record,
     remove,
     unpack,
+    uv_is_missing,
+    uv_of,
     workplace,
     write_record,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import pypi_name, requirement_name
 from ansible_collections.flotilla.dask.plugins.module_utils._rattler_side import stem
 from ansible_collections.flotilla.dask.plugins.module_utils._venv import interpreter_facts
 
@@ -42,7 +44,7 @@ _FINGERPRINT = re.compile(r"(?P<name>.+)-[0-9a-f]{12}")
 def dask_generation(options: Options, check_mode: bool) -> Options:
     """Completes a generation, makes it the current one, and removes those that are too many.
 
-    :raises DaskError: ``current`` isn't a link, or pip refused a plugin.
+    :raises DaskError: ``current`` isn't a link, or uv refused a plugin.
     """
     path, prefix = options["path"], options["prefix"] or options["path"]
     parent = os.path.dirname(path)
@@ -56,9 +58,9 @@ def dask_generation(options: Options, check_mode: bool) -> Options:
     swap = before != prefix
     removed = _surplus(path, before, options["keep"])
     if not complete and not check_mode:
-        if options["plugins"] and not options["supplies"]:
+        if options["plugins"] and not options["supplied"]:
             python = interpreter_facts(os.path.join(prefix, "bin", "python"))
-            return {"changed": False, "needs": {"pip": True, "python": python}}
+            return {"changed": False, "needs": {"uv": uv_is_missing(options), "python": python}}
         with workplace(options["cache"]) as work:
             _complete(options, prefix, unpack(options["supplies"], work))
     if swap and not check_mode:
@@ -92,18 +94,26 @@ def _complete(options: Options, prefix: str, supplies: Supplies) -> None:
     os.makedirs(path, exist_ok=True)
     if options["plugins"]:
         remove(directory)
-        pip = pip_of(options, supplies)
-        sent = [each["file"] for each in options["resolved"] or []]
-        requirements = [each["requirement"] for each in options["plugins"] if each.get("requirement")]
-        archives = [each["file"] for each in options["plugins"] if each.get("archive")]
-        words = [supplies.path(file) for file in [*archives, *sent]] + ([] if sent else requirements)
-        # Without build isolation, as a plugin's build may import what the environment has; without dependencies, as a
-        # second copy of them would hide the environment's own.
-        pip.install(
-            os.path.join(prefix, "bin", "python"),
-            *("--no-build-isolation", "--no-deps", "--target", directory, *words),
-            index=options["download_on"] != ON_CONTROLLER,
-        )
+        uv = uv_of(options, supplies)
+        sent = {pypi_name(each["name"]): each["file"] for each in options["resolved"] or []}
+        for plugin in options["plugins"]:
+            name = plugin.get("requirement") or plugin["file"]
+            file = plugin.get("file") if plugin.get("archive") else sent.get(pypi_name(requirement_name(name)))
+            # Without build isolation, as a plugin's build may import what the environment has, and the plugins before
+            # it. Without dependencies, as a second copy of them would hide the environment's own.
+            try:
+                uv.install(
+                    os.path.join(prefix, "bin", "python"),
+                    *("--no-build-isolation", "--no-deps", "--target", directory),
+                    supplies.path(file) if file else name,
+                    index=options["download_on"] != ON_CONTROLLER,
+                    path=directory,
+                )
+            except DaskError as error:
+                raise DaskError(
+                    "dask_environment_plugins: {0} cannot be installed. Correct the package, and run this again. "
+                    "{1}".format(name, error)
+                ) from error
     write_record(path, {"content": options["content"], "packages": packages_of(path)}, RECORD)
 
 

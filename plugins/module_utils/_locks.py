@@ -26,6 +26,8 @@ PLATFORMS = ("linux-64", "linux-aarch64", "linux-ppc64le", "linux-s390x", "osx-6
 MANAGERS = ("conda", "pip")
 RATTLER = "py-rattler==0.28.0"
 """What solves and installs. Its interface still changes between versions; this one is tested."""
+UV = "uv==0.13.9"
+"""What installs Python packages."""
 
 EXPLICIT = "@EXPLICIT"
 NO_ARCHITECTURE = "noarch"
@@ -266,10 +268,15 @@ def pypi_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", _PYPI_NAMES.get(name, name)).lower()
 
 
+def requirement_name(requirement: str) -> str:
+    """Returns the name of the package that a requirement, of pip or of conda, is about."""
+    match = _NAME.match(requirement)
+    return match[1] if match else requirement
+
+
 def has_package(requirements: tuple[str, ...], name: str) -> bool:
     """Whether one of the requirements, of pip or of conda, is about a Python package."""
-    names = (match[1] for match in map(_NAME.match, requirements) if match)
-    return pypi_name(name) in map(pypi_name, names)
+    return pypi_name(name) in map(pypi_name, map(requirement_name, requirements))
 
 
 def _parse_explicit(text: str, name: str) -> Lock:

@@ -173,10 +173,16 @@ def module_text(module: types.ModuleType) -> str:
     return text.decode() if isinstance(text, bytes) else text  # Ansible's own loader has bytes
 
 
-def run(argv: t.Sequence[str], accept: t.Container[int] = (0,), environment: t.Mapping[str, str] | None = None) -> str:
+def run(
+    argv: t.Sequence[str],
+    accept: t.Container[int] = (0,),
+    environment: t.Mapping[str, str] | None = None,
+    lines: int | None = 10,
+) -> str:
     """Runs a command and returns its output.
 
     :param environment: All of its environment variables; by default this process's own.
+    :param lines: How many of its last lines an error has, one after the other; None for all, as they are.
     :raises DaskError: it isn't there, or its exit status isn't one of ``accept``.
     """
     variables = {**(os.environ if environment is None else environment), "LC_ALL": "C.UTF-8"}
@@ -187,8 +193,7 @@ def run(argv: t.Sequence[str], accept: t.Container[int] = (0,), environment: t.M
     except OSError as error:
         raise DaskError("{0} cannot be run: {1}".format(argv[0], error)) from error
     if outcome.returncode not in accept:
-        said = (outcome.stderr.strip() or outcome.stdout.strip()).splitlines()[-10:]
-        raise DaskError(
-            "'{0}' ended with exit status {1}: {2}".format(" ".join(argv), outcome.returncode, " / ".join(said))
-        )
+        said = outcome.stderr.strip() or outcome.stdout.strip()
+        said = said if lines is None else " / ".join(said.splitlines()[-lines:])
+        raise DaskError("'{0}' ended with exit status {1}: {2}".format(" ".join(argv), outcome.returncode, said))
     return outcome.stdout

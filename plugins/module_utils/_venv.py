@@ -23,14 +23,15 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
     Supplies,
     anew,
     packages_of,
-    pip_of,
     read_record,
     report,
     unpack,
+    uv_is_missing,
+    uv_of,
     workplace,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._locks import listed
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import listed, pypi_name
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 
@@ -70,7 +71,7 @@ def venv_environment(options: Options, check_mode: bool, with_diff: bool) -> Opt
     """Makes the virtual environment if it isn't complete. What it needs from the controller first, it returns.
 
     :param with_diff: Whether a run in check mode shall find out which packages there would be.
-    :raises DaskError: there is no such Python here, or pip refused.
+    :raises DaskError: there is no such Python here, or uv refused.
     """
     path = options["path"]
     content = digest([options["python"], options["requirements"], options["constraints"]])
@@ -82,13 +83,13 @@ def venv_environment(options: Options, check_mode: bool, with_diff: bool) -> Opt
         return report(path, before, before)
     resolved: list[dict[str, str]] | None = options["resolved"]
     if check_mode and resolved is not None:
-        return report(path, before, _with_pip(options["pip"], resolved))
-    if not options["supplies"]:
+        return report(path, before, _listed(resolved))
+    if not options["supplied"]:
         wheels = options["download_on"] == ON_CONTROLLER
-        needs = {"pip": True, "wheels": wheels, "have": _wheels(options), "python": python}
+        needs = {"uv": uv_is_missing(options), "wheels": wheels, "have": _wheels(options), "python": python}
         return {"changed": False, "needs": needs}
     if check_mode:
-        return report(path, before, _with_pip(options["pip"], _foreseen(options, python["executable"])))
+        return report(path, before, _listed(_foreseen(options, python["executable"])))
     with workplace(options["cache"]) as work:
         if _is_complete(path, content):
             return UNCHANGED
@@ -109,8 +110,9 @@ def _wheels(options: Options) -> list[str]:
         return []
 
 
-def _with_pip(wheel: str, packages: t.Sequence[t.Mapping[str, str]]) -> list[str]:
-    return listed([*packages, {"name": "pip", "version": wheel.split("-")[1]}])
+def _listed(packages: t.Sequence[t.Mapping[str, str]]) -> list[str]:
+    """``listed``, with names as an index writes them: packages and indexes write them differently."""
+    return listed([{**each, "name": pypi_name(each["name"])} for each in packages])
 
 
 def _constraints(options: Options, directory: str) -> str:
@@ -121,21 +123,18 @@ def _constraints(options: Options, directory: str) -> str:
 
 
 def _foreseen(options: Options, python: str) -> list[dict[str, str]]:
-    """Returns what pip would install, without leaving a trace."""
+    """Returns what uv would install, without leaving a trace."""
     with tempfile.TemporaryDirectory(prefix="flotilla-") as work:
-        pip = replace(pip_of(options, unpack(options["supplies"], work)), cache="")
-        words = ["--dry-run", "--ignore-installed", "--report", "-", "--target", os.path.join(work, "target")]
-        said = pip.install(python, *words, "--constraint", _constraints(options, work), *options["requirements"])
-    return [each["metadata"] for each in json.loads(said)["install"]]
+        uv = uv_of(options, unpack(options["supplies"], work), keep=False)
+        return uv.resolve(python, "--constraint=" + _constraints(options, work), *options["requirements"])
 
 
 def _fill(options: Options, supplies: Supplies, content: str) -> dict[str, t.Any]:
     path = options["path"]
     run([options["python"], "-m", "venv", "--without-pip", path])
-    python, pip = os.path.join(path, "bin", "python"), pip_of(options, supplies)
-    pip.install(python, "--no-deps", pip.wheel, index=False)
+    python, uv = os.path.join(path, "bin", "python"), uv_of(options, supplies)
     if options["resolved"] is None:
-        pip.install(python, "--constraint", _constraints(options, path), *options["requirements"])
+        uv.install(python, "--constraint=" + _constraints(options, path), *options["requirements"])
     else:
         wheels = os.path.join(options["cache"], WHEEL_CACHE)
         items = [Item.of_wheel(each) for each in options["resolved"]]
@@ -143,7 +142,7 @@ def _fill(options: Options, supplies: Supplies, content: str) -> dict[str, t.Any
         fetch([item for item in sent if supplies.path(item.file)], wheels)
         for item in items:
             item.refuse_other(os.path.join(wheels, item.file))
-        pip.install(python, "--no-deps", *[os.path.join(wheels, item.file) for item in items], index=False)
-    packages = listed(json.loads(run([python, "-c", INVENTORY])))
+        uv.install(python, "--no-deps", *[os.path.join(wheels, item.file) for item in items], index=False)
+    packages = _listed(json.loads(run([python, "-c", INVENTORY])))
     files = [each["file"] for each in options["resolved"] or []]
     return {"content": content, "packages": packages, "files": sorted(files)}

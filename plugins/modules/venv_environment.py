@@ -13,9 +13,8 @@ version_added: 0.1.0
 author:
   - The flotilla.dask contributors (@flotilla)
 description:
-  - Makes a virtual environment with packages that pip installs. The host needs Python, and nothing else from its
-    system;
-    the controller sends pip.
+  - Makes a virtual environment with packages that uv installs. The host needs Python, and nothing else from its
+    system. The controller sends uv.
   - An environment is complete or not there. What an interrupted run left is made anew; so is one whose requirements
     changed.
 options:

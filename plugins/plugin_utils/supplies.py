@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import glob
-import importlib.util
 import json
 import os
-import sysconfig
+import shutil
+import sys
 import tarfile
 import tempfile
 import typing as t
+import zipfile
 
 from ansible import constants
 from ansible.errors import AnsibleActionFail
@@ -29,6 +29,9 @@ from ansible_collections.flotilla.dask.plugins.module_utils._digest import diges
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, cache_directory, fetch
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import UV
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
+from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 from ansible_collections.flotilla.dask.plugins.module_utils._wheels import ControllerPip, PipError, wheel_platforms
 
 CA_BUNDLE = "ca-bundle.pem"
@@ -55,13 +58,14 @@ class SupplyingAction(ActionBase):
         options = {key: value for key, value in self._task.args.items() if key != "controller_cache"}
         sent: list[str] = []
         options["ca_bundle"] = CA_BUNDLE if self.controller["ca_bundle"] else ""
+        options["uv"] = UV.replace("==", "-")
         try:
             options = self.complete(options)
             outcome = self._execute_module(module_args=options, task_vars=task_vars)
             needs = outcome.pop("needs", None)
             if needs and not outcome.get("failed"):
                 files, more = self.gather(options, needs)
-                options = {**options, **more, "supplies": self._send(files)}
+                options = {**options, **more, "supplies": self._send(files), "supplied": True}
                 sent = sorted(files)
                 outcome = self._execute_module(module_args=options, task_vars=task_vars)
         except DaskError as error:
@@ -77,12 +81,9 @@ class SupplyingAction(ActionBase):
     def gather(self, _options: Options, needs: Options) -> tuple[Files, Options]:
         """Returns the files that the module needs, and options to add for its second run."""
         files = {CA_BUNDLE: self.controller["ca_bundle"]} if self.controller["ca_bundle"] else {}
-        more: Options = {}
-        if needs.get("pip"):
-            wheel = pip_wheel(self.controller)
-            files[os.path.basename(wheel)] = wheel
-            more["pip"] = os.path.basename(wheel)
-        return files, more
+        if needs.get("uv"):
+            files[UV.replace("==", "-")] = uv_program((needs.get("python") or needs)["platform"], self.controller)
+        return files, {}
 
     def _ca_bundle(self, path: str) -> str:
         if not path:
@@ -144,18 +145,27 @@ def fetched(items: t.Sequence[Item], controller: Options) -> Files:
     return files
 
 
-def pip_wheel(controller: Options) -> str:
-    """Returns a wheel of pip: the one that Python brings along, else from the cache, else fetched."""
-    own = importlib.util.find_spec("ensurepip")
-    places = [os.path.join(os.path.dirname(own.origin), "_bundled")] if own and own.origin else []
-    places += [str(sysconfig.get_config_var("WHEEL_PKG_DIR") or ""), os.path.join(controller["cache"], "pip")]
-    for place in places:
-        found = sorted(glob.glob(os.path.join(glob.escape(place), "pip-*.whl")))
-        if found:
-            return found[-1]
-    with one_at_a_time(controller["cache"]), _in_words():
-        ControllerPip(**controller).run("download", "--no-deps", "--only-binary", ":all:", "--dest", places[-1], "pip")
-    return pip_wheel(controller)
+def uv_program(platform: str, controller: Options) -> str:
+    """Returns the path of a uv that runs on hosts of a platform: the controller's own, else that of its wheel.
+
+    :raises DaskError: there is none for the platform.
+    """
+    version = UV.partition("==")[2]
+    own = shutil.which("uv", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
+    if own and platform == host_platform() and run([own, "--version"]).split()[1] == version:
+        return own
+    program = os.path.join(controller["cache"], "uv", "{0}-{1}".format(version, platform), "uv")
+    if not os.path.exists(program):
+        python = {"version": "3.11", "platform": platform, "libc": ""}
+        (wheel,) = resolved([UV], "", python, controller, "--no-deps")
+        item = Item.of_wheel(wheel)
+        path = fetched([item], controller)[item.file]
+        os.makedirs(os.path.dirname(program), exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(program))
+        with os.fdopen(handle, "wb") as target, zipfile.ZipFile(path) as archive:
+            target.write(archive.read("uv-{0}.data/scripts/uv".format(version)))
+        os.replace(temporary, program)
+    return program
 
 
 def resolved(

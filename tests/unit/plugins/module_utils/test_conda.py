@@ -39,7 +39,8 @@ def options(tmp_path: Path, **changes: t.Any) -> dict[str, t.Any]:
         "mirror": "",
         "wheelhouse": "",
         "supplies": "",
-        "pip": "",
+        "uv": "uv-0",
+        "supplied": False,
         "ca_bundle": "",
         **changes,
     }
@@ -57,7 +58,10 @@ def test_check_mode_needs_nothing_and_lists_the_packages(tmp_path: Path) -> None
 
 def test_a_host_says_what_it_lacks_and_changes_nothing(tmp_path: Path) -> None:
     result = conda_environment(options(tmp_path), check_mode=False)
-    assert result == {"changed": False, "needs": {"files": ["alpha-2.0-0.conda"], "pip": False}}
+    assert result == {
+        "changed": False,
+        "needs": {"files": ["alpha-2.0-0.conda"], "uv": False, "platform": host_platform()},
+    }
     assert not (tmp_path / "envs").exists()
 
 

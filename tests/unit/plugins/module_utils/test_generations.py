@@ -39,6 +39,8 @@ def complete(tmp_path: Path) -> Complete:
             "plugin_directory": "",
             "keep": 3,
             "supplies": "",
+            "uv": "uv-0",
+            "supplied": False,
             **options,
         }
         before = sorted(tmp_path.rglob("*"))
