@@ -113,7 +113,8 @@ class LookupModule(LookupBase):
             )
         files = project_files(path)
         digest = content_digest(path, files)
-        archive = os.path.join(constants.DEFAULT_LOCAL_TMP, "{0}-{1}.tar.gz".format(name, digest))
+        # The x keeps digits from being taken for a version, which would have to be the package's.
+        archive = os.path.join(constants.DEFAULT_LOCAL_TMP, "{0}-x{1}.tar.gz".format(name, digest))
         if not os.path.exists(archive):
             pack(path, files, archive)
         return {"archive": archive, "file": os.path.basename(archive), "digest": digest}

@@ -10,6 +10,7 @@ holds a lock, so that a run whose controller was lost, and the next one, don't m
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import fcntl
 import json
@@ -143,6 +144,9 @@ class Uv:
         :raises DaskError: uv refused; the message has what it said.
         """
         self._pip("install", interpreter, index, "--quiet", "--compile-bytecode", *words, path=path)
+        target = words[words.index("--target") + 1] if "--target" in words else _prefix(interpreter)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(target, ".lock"))  # which everybody could hold
 
     def resolve(self, interpreter: str, *words: str) -> list[dict[str, str]]:
         """Returns ``name`` and ``version`` of the packages that ``install`` would install."""
@@ -155,33 +159,62 @@ class Uv:
         found = (line.split(";")[0].strip().partition("==") for line in said.splitlines())
         return [{"name": name, "version": version} for name, equals, version in found if equals]
 
+    def prune(self) -> None:
+        """Removes from the cache what nothing can use any more."""
+        run([self.program, "cache", "prune", "--quiet"], environment={**os.environ, **self._environment()})
+
     def _pip(self, command: str, interpreter: str, index: bool, *words: str, path: str = "") -> str:
         source = ["--no-index", "--find-links", self.wheelhouse] if self.wheelhouse else []
         source = source if index else ["--no-index", "--offline"]
-        os.makedirs(self.cache, mode=0o700, exist_ok=True)  # uv has a lock in it that everybody could hold
+        for directory in (self.cache, self._temporary):
+            os.makedirs(directory, mode=0o700, exist_ok=True)  # uv has locks in them that everybody could hold
         return run(
             [self.program, "pip", command, "--python", interpreter, *source, *words],
             environment={**os.environ, **self._environment(), **({"PYTHONPATH": path} if path else {})},
             lines=None,
         )
 
+    @property
+    def _temporary(self) -> str:
+        return os.path.join(self.cache, "tmp")
+
     def _environment(self) -> dict[str, str]:
         own = {
             "NO_COLOR": "1",
             "PYTHONPYCACHEPREFIX": "",
+            "TMPDIR": self._temporary,
             "UV_CACHE_DIR": self.cache,
             "UV_NO_CONFIG": "1",
             "UV_NO_PROGRESS": "1",
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_SYSTEM_CERTS": "1",
         }
-        # uv does not read what pip is configured with.
-        index = {"UV_DEFAULT_INDEX": os.environ["PIP_INDEX_URL"]} if os.environ.get("PIP_INDEX_URL") else {}
-        return {**index, **own, **({"SSL_CERT_FILE": self.ca_bundle} if self.ca_bundle else {})}
+        index = "" if "UV_DEFAULT_INDEX" in os.environ else configured_index()
+        own.update({"UV_DEFAULT_INDEX": index} if index else {})
+        return {**own, **({"SSL_CERT_FILE": self.ca_bundle} if self.ca_bundle else {})}
+
+
+def configured_index() -> str:
+    """Returns the address of the index that pip is configured with, as uv does not read that; empty for none."""
+    files = [
+        "/etc/xdg/pip/pip.conf",
+        "/etc/pip.conf",
+        os.path.expanduser("~/.pip/pip.conf"),
+        os.path.expanduser("~/.config/pip/pip.conf"),
+        os.environ.get("PIP_CONFIG_FILE", ""),
+    ]
+    parser = configparser.RawConfigParser()
+    with contextlib.suppress(configparser.Error, UnicodeDecodeError):
+        parser.read(filter(None, files), encoding="utf-8")
+    return (os.environ.get("PIP_INDEX_URL") or parser.get("global", "index-url", fallback="") or "").strip()
 
 
 def _options(words: t.Sequence[str]) -> list[str]:
     return [word for word in words if word.startswith("-")]
+
+
+def _prefix(interpreter: str) -> str:
+    return os.path.dirname(os.path.dirname(interpreter))
 
 
 def uv_is_missing(options: Options) -> bool:

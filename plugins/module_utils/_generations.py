@@ -72,7 +72,7 @@ def dask_generation(options: Options, check_mode: bool) -> Options:
         for directory in removed:
             remove(directory)
         if removed:
-            _clear_caches(parent, options["cache"])
+            _clear_caches(parent, options)
     states = [_state(before, []), _state(prefix, removed)]
     return {
         "changed": not complete or swap or bool(removed),
@@ -95,10 +95,15 @@ def _complete(options: Options, prefix: str, supplies: Supplies) -> None:
     if options["plugins"]:
         remove(directory)
         uv = uv_of(options, supplies)
-        sent = {pypi_name(each["name"]): each["file"] for each in options["resolved"] or []}
+        wheels = options["resolved"] or []
+        sent = {key: each["file"] for each in wheels for key in (pypi_name(each["name"]), each["url"])}
         for plugin in options["plugins"]:
             name = plugin.get("requirement") or plugin["file"]
-            file = plugin.get("file") if plugin.get("archive") else sent.get(pypi_name(requirement_name(name)))
+            file = (
+                plugin.get("file")
+                if plugin.get("archive")
+                else sent.get(name) or sent.get(pypi_name(requirement_name(name)))
+            )
             # Without build isolation, as a plugin's build may import what the environment has, and the plugins before
             # it. Without dependencies, as a second copy of them would hide the environment's own.
             try:
@@ -165,8 +170,9 @@ def _used(directories: t.Sequence[str]) -> set[str]:
     return {each for each in directories if each + os.sep in everything}
 
 
-def _clear_caches(parent: str, cache: str) -> None:
-    """Removes the packages that no environment was made from."""
+def _clear_caches(parent: str, options: Options) -> None:
+    """Removes the packages that no environment was made from, and other versions of uv."""
+    cache = options["cache"]
     used = set()
     for record in glob.glob(os.path.join(glob.escape(parent), "*", PREFIX_RECORD)):
         used.update((read_record(os.path.dirname(record)) or {}).get("files", []))
@@ -176,3 +182,8 @@ def _clear_caches(parent: str, cache: str) -> None:
             path = os.path.dirname(found) if kind == CONDA_CACHE else found
             if os.path.basename(path) not in used:
                 remove(path)
+    for program in glob.glob(os.path.join(glob.escape(cache), "uv-*")):
+        if os.path.basename(program) != options["uv"]:
+            remove(program)
+    if not uv_is_missing(options):
+        uv_of(options, Supplies("")).prune()

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -151,8 +150,8 @@ def uv_program(platform: str, controller: Options) -> str:
     :raises DaskError: there is none for the platform.
     """
     version = UV.partition("==")[2]
-    own = shutil.which("uv", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
-    if own and platform == host_platform() and run([own, "--version"]).split()[1] == version:
+    own = os.path.join(os.path.dirname(sys.executable), "uv")  # of the package, which runs with any libc that wheels do
+    if platform == host_platform() and os.path.exists(own) and run([own, "--version"]).split()[1] == version:
         return own
     program = os.path.join(controller["cache"], "uv", "{0}-{1}".format(version, platform), "uv")
     if not os.path.exists(program):

@@ -114,7 +114,7 @@ def test_an_archive_holds_the_package_and_no_waste(query: Query, package: Path) 
     (package / "build").mkdir()
     (package / "build" / "waste.bin").write_bytes(b"waste")
     (source,) = query(str(package))
-    assert source["file"] == Path(source["archive"]).name == "lab_tools-{0}.tar.gz".format(source["digest"])
+    assert source["file"] == Path(source["archive"]).name == "lab_tools-x{0}.tar.gz".format(source["digest"])
     with tarfile.open(source["archive"]) as archive:
         assert sorted(archive.getnames()) == [
             "lab_tools/backend.py",

@@ -1,0 +1,200 @@
+# Copyright: (c) 2026, The flotilla.dask contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A real uv installs small packages: exactly those, linked from its cache, with nothing left that others could hold."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import typing as t
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import Uv, configured_index
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._generations import dask_generation
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import UV
+
+PROGRAM = os.path.join(os.path.dirname(sys.executable), "uv")
+SENT = UV.replace("==", "-")
+
+# What builds a package: a wheel with one module, and nothing that has to be installed for that.
+BACKEND = """
+import zipfile
+{first}
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    file = "{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(directory + "/" + file, "w") as wheel:
+        wheel.writestr("{name}.py", "value = 1")
+        wheel.writestr("{name}-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n")
+        tag = "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        wheel.writestr("{name}-1.0.dist-info/WHEEL", tag)
+        wheel.writestr("{name}-1.0.dist-info/RECORD", "")
+    return file
+"""
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "{name}"
+version = "1.0"
+"""
+
+
+def write_wheel(directory: Path, name: str, version: str, *requires: str) -> None:
+    """Writes a wheel with one module."""
+    information = f"{name}-{version}.dist-info"
+    needs = "".join(f"Requires-Dist: {each}\n" for each in requires)
+    directory.mkdir(exist_ok=True)
+    with zipfile.ZipFile(directory / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", f"version = {version!r}\n")
+        wheel.writestr(f"{information}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
+        wheel.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{information}/RECORD", "")
+
+
+def plugin(directory: Path, name: str, first: str = "") -> dict[str, str]:
+    """Packs the source of a plugin, as the lookup plugin_sources does. `first`: what its build does first."""
+    files = {"backend.py": BACKEND.format(name=name, first=first), "pyproject.toml": PROJECT.format(name=name)}
+    archive = directory / f"{name}-x123456789012.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for file, text in files.items():
+            member = tarfile.TarInfo(f"{name}/{file}")
+            member.size = len(text.encode())
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return {"archive": str(archive), "file": archive.name, "digest": "123456789012"}
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path) -> str:
+    """The Python of an environment without any package."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "environment"], check=True)
+    return str(tmp_path / "environment" / "bin" / "python")
+
+
+@pytest.fixture
+def uv(tmp_path: Path) -> Uv:
+    """uv with a wheelhouse of two packages, of which one needs the other."""
+    wheelhouse = tmp_path / "wheelhouse"
+    write_wheel(wheelhouse, "alpha", "1.0", "beta>=1")
+    write_wheel(wheelhouse, "beta", "1.0")
+    write_wheel(wheelhouse, "beta", "2.0")
+    return Uv(PROGRAM, cache=str(tmp_path / "cache"), wheelhouse=str(wheelhouse))
+
+
+def installed(tmp_path: Path) -> dict[str, Path]:
+    found = (tmp_path / "environment").glob("lib/python*/site-packages/*.py")
+    return {path.stem: path for path in found if not path.stem.startswith("_")}
+
+
+def test_what_is_resolved_is_what_is_installed(uv: Uv, interpreter: str, tmp_path: Path) -> None:
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("beta==1.0\n")
+    words = (f"--constraint={constraints}", "alpha")
+    resolved = uv.resolve(interpreter, *words)
+    assert resolved == [{"name": "alpha", "version": "1.0"}, {"name": "beta", "version": "1.0"}]
+    assert not (tmp_path / "cache").exists()
+    uv.install(interpreter, *words)
+    assert set(installed(tmp_path)) == {"alpha", "beta"}
+    assert installed(tmp_path)["beta"].read_text() == "version = '1.0'\n"
+
+
+def test_packages_are_links_to_the_cache_and_compiled(uv: Uv, interpreter: str, tmp_path: Path) -> None:
+    uv.install(interpreter, "alpha")
+    assert installed(tmp_path)["alpha"].stat().st_nlink > 1
+    assert list((tmp_path / "environment").rglob("alpha.*.pyc"))
+
+
+def test_nothing_is_left_that_everybody_could_hold(uv: Uv, interpreter: str, tmp_path: Path) -> None:
+    uv.install(interpreter, "alpha")
+    uv.install(interpreter, "--target", str(tmp_path / "plugins"), "beta")
+    for directory in (tmp_path / "environment", tmp_path / "plugins"):
+        assert [path for path in directory.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o002] == []
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def test_requirements_without_a_solution_are_refused_with_uvs_explanation(uv: Uv, interpreter: str) -> None:
+    with pytest.raises(DaskError, match=r"Because only .*beta.* and you require beta>=3"):
+        uv.install(interpreter, "alpha", "beta>=3")
+
+
+def test_nothing_is_fetched_where_nothing_may_be(uv: Uv, interpreter: str) -> None:
+    with pytest.raises(DaskError, match="index lookups were disabled"):
+        uv.install(interpreter, "alpha", index=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "configuration", "index"),
+    [
+        ({}, "", ""),
+        ({"PIP_INDEX_URL": "https://one.example/simple"}, "", "https://one.example/simple"),
+        ({}, "[global]\nindex-url = https://two.example/simple\n", "https://two.example/simple"),
+        (
+            {"PIP_INDEX_URL": "https://one.example/"},
+            "[global]\nindex-url = https://two.example/\n",
+            "https://one.example/",
+        ),
+        ({}, "this is not what pip reads", ""),
+    ],
+)
+def test_the_index_is_the_one_that_pip_is_configured_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], configuration: str, index: str
+) -> None:
+    (tmp_path / "pip.conf").write_text(configuration)
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    for name, value in {"HOME": str(tmp_path), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert configured_index() == index
+
+
+def generation(tmp_path: Path, plugins: list[dict[str, str]]) -> dict[str, t.Any]:
+    """Completes a generation with plugins that the controller sent."""
+    supplies = tmp_path / "supplies.tar"
+    with tarfile.open(supplies, "w") as tar:
+        tar.add(os.path.realpath(PROGRAM), arcname=SENT)
+        for each in plugins:
+            tar.add(each["archive"], arcname=each["file"])
+    path = tmp_path / "envs" / "lab-000000000001"
+    options = {
+        "path": str(path),
+        "prefix": sys.prefix,
+        "cache": str(tmp_path / "cache"),
+        "content": {},
+        "plugins": plugins,
+        "plugin_directory": str(path / "plugins"),
+        "keep": 3,
+        "resolved": None,
+        "download_on": "controller",
+        "wheelhouse": "",
+        "ca_bundle": "",
+        "uv": SENT,
+        "supplied": True,
+        "supplies": str(supplies),
+    }
+    return dask_generation(options, check_mode=False)
+
+
+def test_a_plugin_can_import_those_before_it_while_it_builds(tmp_path: Path) -> None:
+    generation(tmp_path, [plugin(tmp_path, "base"), plugin(tmp_path, "extra", "import base")])
+    directory = tmp_path / "envs" / "lab-000000000001" / "plugins"
+    assert {path.stem for path in directory.glob("*.py")} == {"base", "extra"}
+    assert not (directory / ".lock").exists()
+    assert (tmp_path / "cache" / SENT).stat().st_mode & 0o777 == 0o755
+
+
+def test_a_build_that_fails_names_the_package_and_shows_its_own_error(tmp_path: Path) -> None:
+    words = 'raise RuntimeError("the compiler of this lab is missing")'
+    with pytest.raises(DaskError) as caught:
+        generation(tmp_path, [plugin(tmp_path, "base"), plugin(tmp_path, "broken", words)])
+    assert "dask_environment_plugins: broken-x123456789012.tar.gz cannot be installed" in str(caught.value)
+    assert "RuntimeError: the compiler of this lab is missing" in str(caught.value)
+    assert not (tmp_path / "envs" / "current").exists()
