@@ -46,7 +46,7 @@ class Item:
 
     @classmethod
     def of_wheel(cls, wheel: t.Mapping[str, str]) -> Item:
-        """One of those that ``_wheels.ControllerPip.resolve`` returns."""
+        """A wheel with its ``file``, ``url`` and ``sha256``."""
         return cls(wheel["file"], wheel["url"], sha256=wheel["sha256"])
 
     @property

@@ -2,13 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Makes lock files on the controller: conda packages by py-rattler, then wheels by pip (private to this collection)."""
+"""Makes lock files on the controller: conda packages by py-rattler, then wheels by uv (private to this collection)."""
 
 from __future__ import annotations
 
 import os
 import sys
 import typing as t
+from dataclasses import replace
 from urllib.parse import quote
 
 from ansible_collections.flotilla.dask.plugins.module_utils._conda import RattlerError, ask_rattler
@@ -30,7 +31,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
     parse_specification,
     pypi_name,
 )
-from ansible_collections.flotilla.dask.plugins.module_utils._wheels import ControllerPip, PipError, wheel_platforms
+from ansible_collections.flotilla.dask.plugins.module_utils._pylock import Python, Solver, choose
 
 
 def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
@@ -161,31 +162,21 @@ def _wheels(
 ) -> list[Package]:
     """Returns the wheels of the pip part, without what conda provides.
 
-    :raises DaskError: pip found none that fit to each other and to conda's packages.
+    :raises DaskError: uv found none that fit to each other and to conda's packages.
     """
     python = next((package.version for package in conda if package.name == "python"), "")
     if not python:
         raise DaskError("{0}: a part 'pip' is refused without python among the dependencies.".format(options["file"]))
     provided = {pypi_name(each.name): each.version for each in conda if "python" in each.dependencies}
     constraints = "\n".join("{0}=={1}".format(*item) for item in provided.items())
-    pip = ControllerPip(cache_directory(options["cache"]), options["ca_bundle"], options["wheelhouse"])
+    solver = Solver(cache_directory(options["cache"]), options["ca_bundle"], options["wheelhouse"])
     try:
-        found = pip.resolve(specification.pip, constraints, python, wheel_platforms(platform))
-    except PipError as error:
+        lock = solver.solve(specification.pip, constraints, python)
+    except DaskError as error:
         raise DaskError(
             "{0}: the part 'pip' cannot be solved for {1}, beside the conda packages: {2}".format(
                 options["file"], platform, error
             )
         ) from error
-    return [
-        Package(
-            name=wheel["name"],
-            version=wheel["version"],
-            platform=platform,
-            url=wheel["url"],
-            manager="pip",
-            sha256=wheel["sha256"],
-        )
-        for wheel in found
-        if pypi_name(wheel["name"]) not in provided
-    ]
+    found = choose(lock, options["file"], Python(python, platform))
+    return [replace(wheel, platform=platform) for wheel in found if pypi_name(wheel.name) not in provided]

@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 import typing as t
 import zipfile
+from dataclasses import asdict
 
 from ansible import constants
 from ansible.errors import AnsibleActionFail
@@ -30,8 +31,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskE
 from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import UV
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
+from ansible_collections.flotilla.dask.plugins.module_utils._pylock import Python, Solver, choose
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
-from ansible_collections.flotilla.dask.plugins.module_utils._wheels import ControllerPip, PipError, wheel_platforms
 
 CA_BUNDLE = "ca-bundle.pem"
 """What a host finds the controller's file of authorities as."""
@@ -175,31 +176,16 @@ def resolved(
     Found out once in a run of Ansible, for all hosts that are alike.
 
     :param python: ``version``, ``platform`` and ``libc`` of the host's Python.
-    :raises DaskError: pip found none that fit.
+    :raises DaskError: uv found none that fit.
     """
     question = [list(requirements), constraints, python, controller["wheelhouse"], words]
     answer = os.path.join(constants.DEFAULT_LOCAL_TMP, "wheels-{0}.json".format(digest(question)))
     with one_at_a_time(controller["cache"]):
         if not os.path.exists(answer):
-            platforms = _platforms(python)
-            with _in_words():
-                wheels = ControllerPip(**controller).resolve(
-                    requirements, constraints, python["version"], platforms, *words
-                )
+            name = ", ".join(requirements)
+            lock = Solver(**controller).solve(requirements, constraints, python["version"], words=words)
+            host = Python(python["version"], python["platform"], python["libc"])
+            wheels = [{**asdict(each), "file": each.file} for each in choose(lock, name, host)]
             write_text(answer, json.dumps(wheels))
     with open(answer, encoding="utf-8") as file:
         return t.cast("t.List[t.Dict[str, str]]", json.load(file))
-
-
-def _platforms(python: Options) -> list[str]:
-    """Returns pip's names for the platform of a host's Python."""
-    minor = str(python["libc"]).partition("2.")[2]
-    return wheel_platforms(python["platform"], int(minor)) if minor.isdigit() else wheel_platforms(python["platform"])
-
-
-@contextlib.contextmanager
-def _in_words() -> t.Iterator[None]:
-    try:
-        yield
-    except PipError as error:
-        raise DaskError("pip on the controller cannot get what the hosts need: {0}".format(error)) from error
