@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.flotilla.dask.plugins.module_utils._conda import item_of
-from ansible_collections.flotilla.dask.plugins.module_utils._downloads import file_name
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import file_of, item_of
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import parse_lock
 from ansible_collections.flotilla.dask.plugins.plugin_utils.supplies import Files, Options, SupplyingAction, fetched
 
@@ -24,7 +23,7 @@ class ActionModule(SupplyingAction):
 
     def gather(self, options: Options, needs: Options) -> tuple[Files, Options]:
         files, more = super().gather(options, needs)
-        wanted = [package for package in options["packages"] if file_name(package["url"]) in needs["files"]]
+        wanted = [package for package in options["packages"] if file_of(package) in needs["files"]]
         places = options.get("mirror") or "", self.controller["wheelhouse"]
         files.update(fetched([item_of(each, *places) for each in wanted], self.controller))
         return files, more

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import file_of, item_of
 from ansible_collections.flotilla.dask.plugins.plugin_utils.supplies import (
     Files,
     Options,
@@ -25,7 +25,8 @@ class ActionModule(SupplyingAction):
         files.update({each["file"]: each["archive"] for each in plugins if each.get("archive")})
         requirements = [each["requirement"] for each in plugins if each.get("requirement")]
         if requirements and options.get("download_on") == "controller":
-            wheels = resolved(requirements, "", needs["python"], self.controller, "--no-deps")
-            files.update(fetched([Item.of_wheel(each) for each in wheels], self.controller))
-            more["resolved"] = wheels
+            wheels = resolved(requirements, "", needs["python"], self.controller, words=("--no-deps",))
+            items = [item_of(each, wheelhouse=self.controller["wheelhouse"]) for each in wheels]
+            files.update(fetched(items, self.controller))
+            more["resolved"] = [{**each, "file": file_of(each)} for each in wheels]
         return files, more

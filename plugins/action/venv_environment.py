@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Chooses the wheels of a virtual environment on the controller, and sends those that a host lacks."""
+"""Finds out on the controller what requirements mean, and sends the packages that a host lacks."""
 
 from __future__ import annotations
 
-from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import file_of, item_of
 from ansible_collections.flotilla.dask.plugins.plugin_utils.supplies import (
     Files,
     Options,
@@ -21,12 +21,12 @@ class ActionModule(SupplyingAction):
 
     def gather(self, options: Options, needs: Options) -> tuple[Files, Options]:
         files, more = super().gather(options, needs)
-        if needs["wheels"]:
-            wheels = resolved(
-                options["requirements"], options.get("constraints") or "", needs["python"], self.controller
-            )
-            more["resolved"] = wheels
-            if not self._task.check_mode:
-                items = [Item.of_wheel(each) for each in wheels]
-                files.update(fetched([each for each in items if each.file not in needs["have"]], self.controller))
+        if "python" in needs:
+            sources = options.get("download_on") != "controller"
+            constraints = options.get("constraints") or ""
+            more["packages"] = resolved(options["requirements"], constraints, needs["python"], self.controller, sources)
+        else:
+            wanted = [package for package in options["packages"] if file_of(package) in needs["files"]]
+            items = {file_of(each): item_of(each, wheelhouse=self.controller["wheelhouse"]) for each in wanted}
+            files.update(fetched(list(items.values()), self.controller))
         return files, more

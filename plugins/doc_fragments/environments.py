@@ -46,10 +46,6 @@ options:
     description: Name of the program uv, in O(cache) or among O(supplies). Set by the action plugin.
     type: str
     default: ""
-  supplied:
-    description: Whether the controller has sent what it can. Set by the action plugin.
-    type: bool
-    default: false
   supplies:
     description: Archive on the host with what the controller sent. Set by the action plugin.
     type: path

@@ -10,32 +10,32 @@ import json
 import os
 import subprocess
 import typing as t
-from dataclasses import replace
-from urllib.parse import quote
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _rattler_side
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
-from ansible_collections.flotilla.dask.plugins.module_utils._downloads import DownloadError, Item, fetch, file_name
+from ansible_collections.flotilla.dask.plugins.module_utils._downloads import DownloadError
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
     CONDA_CACHE,
-    ON_CONTROLLER,
     UNCHANGED,
     WHEEL_CACHE,
     Options,
     Package,
     Supplies,
     anew,
+    file_of,
+    gather,
+    lacks,
     packages_of,
     read_record,
     remove,
     report,
     unpack,
-    uv_is_missing,
     uv_of,
+    wheels_lacking,
     workplace,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER, channel_path, listed
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER, listed
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text
 
@@ -80,21 +80,6 @@ def ask_rattler(interpreter: str, task: str, ca_bundle: str = "", **values: t.An
     return answer
 
 
-def file_of(package: Package) -> str:
-    """Returns the name of a package's file."""
-    return file_name(package["url"])
-
-
-def item_of(package: Package, mirror: str = "", wheelhouse: str = "") -> Item:
-    """Returns where to fetch a package: where the lock says, or in the mirror or the wheelhouse if there is one."""
-    url = package["url"]
-    place, path = (mirror, channel_path(url)) if package["manager"] == "conda" else (wheelhouse, file_of(package))
-    if place:
-        base = place.rstrip("/") if "://" in place else "file://" + quote(place.rstrip("/"))
-        url = "{0}/{1}".format(base, quote(path))
-    return Item(file=file_of(package), url=url, md5=package["md5"], sha256=package["sha256"])
-
-
 def conda_environment(options: Options, check_mode: bool) -> Options:
     """Makes the prefix if it isn't complete. What it needs from the controller first, it returns as ``needs``.
 
@@ -120,7 +105,7 @@ def conda_environment(options: Options, check_mode: bool) -> Options:
             return UNCHANGED
         supplies = unpack(options["supplies"], work)
         wanted = _missing(options, packages)
-        needs = _needs(options, packages, wanted)
+        needs = lacks(options, supplies, wanted, uv=any(package["manager"] == "pip" for package in packages))
         if needs:
             return {"changed": False, "needs": needs}
         files = _gather(options, wanted, supplies, work)
@@ -143,30 +128,16 @@ def _missing(options: Options, packages: t.Sequence[Package]) -> list[Package]:
     conda = [{**package, "file": file_of(package)} for package in packages if package["manager"] == "conda"]
     cache = os.path.join(options["cache"], CONDA_CACHE)
     lacking = set(ask_rattler(options["interpreter"], "missing", cache=cache, packages=conda)["missing"])
-    wheels = os.path.join(options["cache"], WHEEL_CACHE)
-    items = [item_of(package) for package in packages if package["manager"] == "pip"]
-    lacking.update(item.file for item in items if not item.is_at(os.path.join(wheels, item.file)))
+    wheels = [package for package in packages if package["manager"] == "pip"]
+    lacking.update(map(file_of, wheels_lacking(options, wheels)))
     return [package for package in packages if file_of(package) in lacking]
-
-
-def _needs(options: Options, packages: t.Sequence[Package], wanted: t.Sequence[Package]) -> dict[str, t.Any]:
-    """Returns what only the controller can give: uv for a pip part, and packages where it is the one to fetch them."""
-    files = [file_of(package) for package in wanted] if options["download_on"] == ON_CONTROLLER else []
-    uv = any(package["manager"] == "pip" for package in packages) and uv_is_missing(options)
-    trust = bool(options["ca_bundle"] and wanted)
-    needs = {"files": files, "uv": uv, "platform": host_platform()}
-    return needs if not options["supplied"] and (files or uv or trust) else {}
 
 
 def _gather(options: Options, wanted: t.Sequence[Package], supplies: Supplies, work: str) -> dict[str, str]:
     """Returns the verified files of the conda packages that the cache lacks; wheels go to their cache and stay."""
     directories = {"conda": work, "pip": os.path.join(options["cache"], WHEEL_CACHE)}
     for manager, directory in directories.items():
-        places = options["mirror"], options["wheelhouse"]
-        items = [item_of(package, *places) for package in wanted if package["manager"] == manager]
-        sent = {item.file: supplies.path(item.file) for item in items}
-        items = [replace(item, url="file://" + quote(sent[item.file])) if sent[item.file] else item for item in items]
-        fetch(items, directory, supplies.path(options["ca_bundle"]))
+        gather([package for package in wanted if package["manager"] == manager], directory, options, supplies)
     return {file_of(each): os.path.join(work, file_of(each)) for each in wanted if each["manager"] == "conda"}
 
 
@@ -184,12 +155,8 @@ def _fill(
             "The packages could not be installed ({0}). The package cache {1} was damaged and is removed; run this "
             "again.".format(error, cache)
         ) from error
-    wheels = [
-        os.path.join(options["cache"], WHEEL_CACHE, file_of(package))
-        for package in packages
-        if package["manager"] == "pip"
-    ]
+    wheels = [package for package in packages if package["manager"] == "pip"]
     if wheels:
-        uv = uv_of(options, supplies)
-        uv.install(os.path.join(prefix, "bin", "python"), "--no-deps", *wheels, index=False)
+        directory = os.path.join(options["cache"], WHEEL_CACHE)
+        uv_of(options, supplies).install_locked(os.path.join(prefix, "bin", "python"), wheels, directory, index=False)
     return {"content": content, "packages": listed(packages), "files": sorted(map(file_of, packages))}

@@ -44,11 +44,6 @@ class Item:
     md5: str = ""
     sha256: str = ""
 
-    @classmethod
-    def of_wheel(cls, wheel: t.Mapping[str, str]) -> Item:
-        """A wheel with its ``file``, ``url`` and ``sha256``."""
-        return cls(wheel["file"], wheel["url"], sha256=wheel["sha256"])
-
     @property
     def _hash(self) -> tuple[str, str]:
         return ("sha256", self.sha256) if self.sha256 else ("md5", self.md5)
@@ -82,6 +77,23 @@ def cache_directory(named: str = "") -> str:
     return named or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or str(pathlib.Path.home() / ".cache"), "flotilla-dask"
     )
+
+
+def refuse_missing_bundle(path: str) -> None:
+    """:raises DaskError: a file of authorities was named that nobody can read, or that is none."""
+    if not path:
+        return
+    try:
+        context = ssl.create_default_context(cafile=path)
+        problem = "" if context.get_ca_certs() else "it has no certificate"
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem:
+        raise DownloadError(
+            "dask_ca_bundle: {0!r} is refused: {1}. Allowed: a file on the controller with certificates as PEM.".format(
+                path, problem
+            )
+        )
 
 
 def file_hash(path: str, kind: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -20,9 +21,12 @@ import tarfile
 import tempfile
 import typing as t
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
+from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, fetch, file_name
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
-from ansible_collections.flotilla.dask.plugins.module_utils._locks import diff, difference
+from ansible_collections.flotilla.dask.plugins.module_utils._locks import channel_path, diff, difference
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 
 PREFIX_RECORD = "packages.json"
@@ -33,6 +37,8 @@ CONDA_CACHE = "conda"
 WHEEL_CACHE = "wheels"
 UV_CACHE = "uv"
 """Directories in a cache: conda packages unpacked, wheels by their names, and what uv itself keeps."""
+
+_NOTE = "uv_cache.json"
 
 Package = t.Dict[str, str]
 Options = t.Dict[str, t.Any]
@@ -57,6 +63,52 @@ def read_record(directory: str, name: str = PREFIX_RECORD) -> dict[str, t.Any] |
         return t.cast("t.Dict[str, t.Any]", json.loads(text)) if text else None
     except ValueError:
         return None
+
+
+def file_of(package: Package) -> str:
+    """Returns the name of a package's file."""
+    return file_name(package["url"])
+
+
+def item_of(package: Package, mirror: str = "", wheelhouse: str = "") -> Item:
+    """Returns where to fetch a package: where the lock says, or in the mirror or the wheelhouse if there is one."""
+    url = package["url"]
+    place, path = (mirror, channel_path(url)) if package["manager"] == "conda" else (wheelhouse, file_of(package))
+    if place:
+        base = place.rstrip("/") if "://" in place else "file://" + quote(place.rstrip("/"))
+        url = "{0}/{1}".format(base, quote(path))
+    return Item(file=file_of(package), url=url, md5=package["md5"], sha256=package["sha256"])
+
+
+def gather(packages: t.Sequence[Package], directory: str, options: Options, supplies: Supplies) -> None:
+    """Makes every package a verified file in a directory: as the controller sent it, or fetched.
+
+    :raises DownloadError: one couldn't be had, or is another than the locked one.
+    """
+    items = []
+    for package in packages:
+        item = item_of(package, options.get("mirror") or "", options["wheelhouse"])
+        sent = supplies.path(item.file)
+        items.append(replace(item, url="file://" + quote(sent)) if sent else item)
+    fetch(items, directory, supplies.path(options["ca_bundle"]))
+
+
+def wheels_lacking(options: Options, packages: t.Sequence[Package]) -> list[Package]:
+    """Returns the Python packages whose files, or other ones of that name, the cache doesn't have."""
+    directory = os.path.join(options["cache"], WHEEL_CACHE)
+    return [each for each in packages if not item_of(each).is_at(os.path.join(directory, file_of(each)))]
+
+
+def lacks(options: Options, supplies: Supplies, packages: t.Sequence[Package], uv: bool) -> dict[str, t.Any]:
+    """Returns what only the controller can give and has not sent; nothing where all is here.
+
+    :param packages: Those that have to be fetched. ``uv``: whether it installs something, and may fetch for that.
+    """
+    files = [file_of(each) for each in packages] if options["download_on"] == ON_CONTROLLER else []
+    trusted = [options["ca_bundle"]] if options["ca_bundle"] and (packages or uv) else []
+    wanted = [*files, *trusted, *([options["uv"]] if uv and uv_is_missing(options) else [])]
+    lacking = [file for file in wanted if not supplies.path(file)]
+    return {"files": lacking, "platform": host_platform()} if lacking else {}
 
 
 def write_record(directory: str, content: t.Mapping[str, t.Any], name: str = PREFIX_RECORD) -> None:
@@ -143,36 +195,39 @@ class Uv:
         :param path: Directory of packages that those which are built can import.
         :raises DaskError: uv refused; the message has what it said.
         """
-        self._pip("install", interpreter, index, "--quiet", "--compile-bytecode", *words, path=path)
+        source = ["--no-index", "--find-links", self.wheelhouse] if self.wheelhouse else []
+        source = source if index else ["--no-index", "--offline"]
+        self._made_temporary()
+        command = [self.program, "pip", "install", "--quiet", "--compile-bytecode", "--python", interpreter]
+        variables = {**os.environ, **self._environment(), **({"PYTHONPATH": path} if path else {})}
+        run([*command, *source, *words], environment=variables, lines=None)
         target = words[words.index("--target") + 1] if "--target" in words else _prefix(interpreter)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(target, ".lock"))  # which everybody could hold
+        for directory in ("", os.path.join("lib", "python*", "site-packages")):
+            for found in glob.glob(os.path.join(glob.escape(target), directory, "*.dist-info", _NOTE)):
+                _forget(found)
 
-    def resolve(self, interpreter: str, *words: str) -> list[dict[str, str]]:
-        """Returns ``name`` and ``version`` of the packages that ``install`` would install."""
-        with tempfile.TemporaryDirectory(prefix="flotilla-") as work:
-            requirements = os.path.join(work, "requirements.in")
-            write_text(requirements, "\n".join(word for word in words if not word.startswith("-")) + "\n")
-            said = replace(self, cache=os.path.join(work, "cache"))._pip(
-                "compile", interpreter, True, "--quiet", "--no-header", "--no-annotate", *_options(words), requirements
-            )
-        found = (line.split(";")[0].strip().partition("==") for line in said.splitlines())
-        return [{"name": name, "version": version} for name, equals, version in found if equals]
+    def install_locked(self, interpreter: str, packages: t.Sequence[Package], directory: str, index: bool) -> None:
+        """Installs exactly those packages whose files are in a directory.
+
+        :param index: Whether what a source is built with may be fetched.
+        """
+        lines = ["{name}=={version} --hash=sha256:{sha256}\n".format_map(package) for package in packages]
+        with tempfile.NamedTemporaryFile("w", dir=self._made_temporary(), suffix=".txt", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            words = ("--no-deps", "--require-hashes", "--find-links", directory, "--requirement", file.name)
+            self.install(interpreter, *words, index=index)
 
     def prune(self) -> None:
         """Removes from the cache what nothing can use any more."""
         run([self.program, "cache", "prune", "--quiet"], environment={**os.environ, **self._environment()})
 
-    def _pip(self, command: str, interpreter: str, index: bool, *words: str, path: str = "") -> str:
-        source = ["--no-index", "--find-links", self.wheelhouse] if self.wheelhouse else []
-        source = source if index else ["--no-index", "--offline"]
+    def _made_temporary(self) -> str:
         for directory in (self.cache, self._temporary):
             os.makedirs(directory, mode=0o700, exist_ok=True)  # uv has locks in them that everybody could hold
-        return run(
-            [self.program, "pip", command, "--python", interpreter, *source, *words],
-            environment={**os.environ, **self._environment(), **({"PYTHONPATH": path} if path else {})},
-            lines=None,
-        )
+        return self._temporary
 
     @property
     def _temporary(self) -> str:
@@ -194,6 +249,15 @@ class Uv:
         return {**own, **({"SSL_CERT_FILE": self.ca_bundle} if self.ca_bundle else {})}
 
 
+def _forget(note: str) -> None:
+    """Removes what uv notes about a file that it installed from: with its time no environment would be like another."""
+    record = os.path.join(os.path.dirname(note), "RECORD")
+    text = read_text(record)
+    if text is not None:
+        write_text(record, "".join(line for line in text.splitlines(True) if "/{0},".format(_NOTE) not in line))
+    os.unlink(note)
+
+
 def configured_index() -> str:
     """Returns the address of the index that pip is configured with, as uv does not read that; empty for none."""
     files = [
@@ -209,10 +273,6 @@ def configured_index() -> str:
     return (os.environ.get("PIP_INDEX_URL") or parser.get("global", "index-url", fallback="") or "").strip()
 
 
-def _options(words: t.Sequence[str]) -> list[str]:
-    return [word for word in words if word.startswith("-")]
-
-
 def _prefix(interpreter: str) -> str:
     return os.path.dirname(os.path.dirname(interpreter))
 
@@ -222,19 +282,13 @@ def uv_is_missing(options: Options) -> bool:
     return not os.path.exists(os.path.join(options["cache"], options["uv"]))
 
 
-def uv_of(options: Options, supplies: Supplies, keep: bool = True) -> Uv:
-    """Returns the uv that the controller sent now, or before.
-
-    :param keep: Whether it may be put into the cache.
-    """
+def uv_of(options: Options, supplies: Supplies) -> Uv:
+    """Returns the uv that the controller sent now, or before."""
     program = os.path.join(options["cache"], options["uv"])
     sent = supplies.path(options["uv"])
     if sent:
         os.chmod(sent, 0o755)
-    if sent and keep:
         os.replace(sent, program)
-    elif sent:
-        program = sent
     return Uv(
         program,
         cache=os.path.join(options["cache"], UV_CACHE),
@@ -253,6 +307,5 @@ def shared_arguments() -> dict[str, t.Any]:
         "ca_bundle": {"type": "str", "default": ""},
         "controller_cache": {"type": "str", "default": ""},
         "uv": {"type": "str", "default": ""},
-        "supplied": {"type": "bool", "default": False},
         "supplies": {"type": "path", "default": ""},
     }

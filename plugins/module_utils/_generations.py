@@ -14,6 +14,7 @@ import glob
 import os
 import re
 import typing as t
+from dataclasses import asdict
 
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
     CONDA_CACHE,
@@ -22,6 +23,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
     WHEEL_CACHE,
     Options,
     Supplies,
+    lacks,
     packages_of,
     read_record,
     remove,
@@ -32,9 +34,9 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
     write_record,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._interpreters import interpreter
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import pypi_name, requirement_name
 from ansible_collections.flotilla.dask.plugins.module_utils._rattler_side import stem
-from ansible_collections.flotilla.dask.plugins.module_utils._venv import interpreter_facts
 
 RECORD = "environment.json"
 CURRENT = "current"
@@ -58,11 +60,12 @@ def dask_generation(options: Options, check_mode: bool) -> Options:
     swap = before != prefix
     removed = _surplus(path, before, options["keep"])
     if not complete and not check_mode:
-        if options["plugins"] and not options["supplied"]:
-            python = interpreter_facts(os.path.join(prefix, "bin", "python"))
-            return {"changed": False, "needs": {"uv": uv_is_missing(options), "python": python}}
         with workplace(options["cache"]) as work:
-            _complete(options, prefix, unpack(options["supplies"], work))
+            supplies = unpack(options["supplies"], work)
+            needs = _needs(options, prefix, supplies)
+            if needs:
+                return {"changed": False, "needs": needs}
+            _complete(options, prefix, supplies)
     if swap and not check_mode:
         if os.path.exists(os.path.join(before, RECORD)):
             os.utime(os.path.join(before, RECORD))
@@ -80,6 +83,22 @@ def dask_generation(options: Options, check_mode: bool) -> Options:
         "removed": [os.path.basename(directory) for directory in removed],
         "diff": {"before_header": link, "after_header": link, "before": states[0], "after": states[1]},
     }
+
+
+def _needs(options: Options, prefix: str, supplies: Supplies) -> Options:
+    """Returns what only the controller can give and has not sent: uv, sources, and where it fetches also wheels."""
+    if not options["plugins"]:
+        return {}
+    archives = [plugin["file"] for plugin in options["plugins"] if plugin.get("archive")]
+    wheels = [each["file"] for each in options["resolved"] or []]
+    unknown = options["download_on"] == ON_CONTROLLER and options["resolved"] is None
+    needs = lacks(options, supplies, [], uv=True)
+    lacking = [file for file in (*archives, *wheels) if not supplies.path(file)]
+    if not (needs or lacking or (unknown and len(archives) < len(options["plugins"]))):
+        return {}
+    files = [*needs.get("files", []), *lacking]
+    python = interpreter(os.path.join(prefix, "bin", "python"))
+    return {"files": files, "platform": python.platform, "python": asdict(python)}
 
 
 def _state(target: str, removed: t.Sequence[str]) -> str:
@@ -177,7 +196,7 @@ def _clear_caches(parent: str, options: Options) -> None:
     for record in glob.glob(os.path.join(glob.escape(parent), "*", PREFIX_RECORD)):
         used.update((read_record(os.path.dirname(record)) or {}).get("files", []))
     used.update(stem(file) for file in list(used))
-    for kind, pattern in ((WHEEL_CACHE, "*.whl"), (CONDA_CACHE, "*/info")):
+    for kind, pattern in ((WHEEL_CACHE, "*"), (CONDA_CACHE, "*/info")):
         for found in glob.glob(os.path.join(glob.escape(cache), kind, pattern)):
             path = os.path.dirname(found) if kind == CONDA_CACHE else found
             if os.path.basename(path) not in used:

@@ -13,9 +13,9 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from ansible_collections.flotilla.dask.plugins.module_utils._conda import RattlerError, ask_rattler
-from ansible_collections.flotilla.dask.plugins.module_utils._downloads import cache_directory
+from ansible_collections.flotilla.dask.plugins.module_utils._downloads import cache_directory, refuse_missing_bundle
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
     EXPLICIT,
     PLATFORMS,
@@ -31,7 +31,9 @@ from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
     parse_specification,
     pypi_name,
 )
-from ansible_collections.flotilla.dask.plugins.module_utils._pylock import Python, Solver, choose
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import Python
+from ansible_collections.flotilla.dask.plugins.module_utils._pylock import choose
+from ansible_collections.flotilla.dask.plugins.module_utils._uv_solver import Solver, read_on_controller
 
 
 def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
@@ -43,7 +45,8 @@ def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.
     for platform in options["platforms"]:
         if platform not in PLATFORMS:
             raise DaskError("platforms: {0!r} is refused. Allowed: {1}.".format(platform, ", ".join(PLATFORMS)))
-    text = _read(path)
+    refuse_missing_bundle(options["ca_bundle"])
+    text = read_on_controller(path)
     before = parse_lock(text, path) if text is not None else Lock()
     if not file:
         if text is None:
@@ -57,7 +60,7 @@ def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.
             "{0} is refused: a lock of the kind {1} doesn't say what it was made from. Leave dask_environment_file "
             "unset to install from it, or name another dask_environment_lock.".format(path, EXPLICIT)
         )
-    wanted = _read(file)
+    wanted = read_on_controller(file)
     if wanted is None:
         raise DaskError("dask_environment_file: {0!r} is refused: no such file on the controller.".format(file))
     specification = parse_specification(wanted, file).along_with(options["also"])
@@ -66,13 +69,6 @@ def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         write_text(path, dump_lock(after, os.path.basename(file)))
     return _result(path, before, after)
-
-
-def _read(path: str) -> str | None:
-    try:
-        return read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DaskError("{0} cannot be read: {1}.".format(path, error)) from error
 
 
 def _result(path: str, before: Lock, after: Lock) -> dict[str, t.Any]:

@@ -53,7 +53,7 @@ options:
     type: path
     default: ""
   wheelhouse:
-    description: Directory or address that pip takes wheels from instead of an index.
+    description: Directory or address that uv takes wheels from instead of an index.
     type: str
     default: ""
   ca_bundle:
@@ -71,7 +71,7 @@ attributes:
   idempotent:
     support: full
 requirements:
-  - py-rattler 0.28.0 and pip in the environment that runs the module
+  - py-rattler 0.28.0, and for a part C(pip) uv 0.13.9, in the environment that runs the module
 """
 
 EXAMPLES = r"""

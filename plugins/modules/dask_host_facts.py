@@ -14,7 +14,7 @@ author:
   - The flotilla.dask contributors (@flotilla)
 description:
   - Finds out, without changing anything, what the launch plan needs from a host, in one module execution.
-  - Refuses an existing environment that cannot run Dask, before anything is installed.
+  - Refuses a Python that is none, and an existing environment that cannot run Dask, before anything is installed.
 options:
   cluster:
     description: Name of the cluster that is being planned; the ports of all others on the host are taken.
@@ -34,6 +34,9 @@ options:
         C(prometheus_client).
     type: str
     default: ""
+  python:
+    description: The Python that makes virtual environments here, to be asked what packages have to fit to.
+    type: str
   containers:
     description: Whether containers are to run on the host, so that its Docker Engine matters.
     type: bool
@@ -177,6 +180,14 @@ ansible_facts:
           description: What conda calls the host's platform, such as V(linux-64).
           type: str
           returned: success
+        libc:
+          description: The version of the host's GNU C library; empty where it has another one.
+          type: str
+          returned: success
+        python:
+          description: C(version), C(platform) and C(libc) that packages for O(python) have to fit to, if it was given.
+          type: dict
+          returned: success
 """
 
 import importlib.util
@@ -188,6 +199,7 @@ import shutil
 import socket
 import subprocess
 import typing as t
+from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -198,7 +210,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import (
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
-from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
+from ansible_collections.flotilla.dask.plugins.module_utils._interpreters import supported_interpreter
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform, libc_version
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import ACCOUNT, layout
 
@@ -316,6 +329,7 @@ def main() -> None:
             "home": {"type": "str", "default": ""},
             "scope": {"type": "str", "default": "auto"},
             "environment_path": {"type": "str", "default": ""},
+            "python": {"type": "str"},
             "containers": {"type": "bool", "default": False},
             "swarm": {"type": "bool", "default": False},
             "directories": {"type": "list", "elements": "str", "default": []},
@@ -338,6 +352,8 @@ def main() -> None:
             "user": account.pw_name,
             "user_directory": user_directory(),
             "platform": host_platform(),
+            "libc": libc_version(),
+            "python": {} if options["python"] is None else asdict(supported_interpreter(options["python"])),
             "taken": {str(port): found["cluster"] for found in others for port in found["ports"]},
             "firewall": has_traces(options["cluster"]),
             "nft": find_nft() is not None,

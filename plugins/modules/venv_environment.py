@@ -8,42 +8,48 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: venv_environment
-short_description: A virtual environment from requirements
+short_description: A virtual environment from a lock
 version_added: 0.1.0
 author:
   - The flotilla.dask contributors (@flotilla)
 description:
-  - Makes a virtual environment with packages that uv installs. The host needs Python, and nothing else from its
+  - Makes a virtual environment that has exactly the packages of a lock, for the host's Python. They are verified by
+    the lock's hashes, installed by uv and hard-linked from a cache. The host needs Python, and nothing else from its
     system. The controller sends uv.
-  - An environment is complete or not there. What an interrupted run left is made anew; so is one whose requirements
+  - An environment is complete or not there. What an interrupted run left is made anew; so is one whose packages
     changed.
 options:
   python:
     description: The Python that makes the environment.
     type: str
     default: python3
+  packages:
+    description: What to install, as M(flotilla.dask.venv_lock) returns it in C(lock.packages).
+    type: list
+    elements: dict
   requirements:
-    description: What to install, as pip's requirements.
+    description: What to install, as pip's requirements, instead of O(packages). The controller finds out what that is.
     type: list
     elements: str
-    required: true
   constraints:
-    description: Versions to keep to, as the text of a constraints file of pip.
+    description: Versions to keep to with O(requirements), as the text of a constraints file of pip.
     type: str
     default: ""
   replaces:
     description: An environment to compare with, for the result and the diff.
     type: path
     default: ""
-  resolved:
-    description: The wheels that the controller chose. Set by the action plugin.
-    type: list
-    elements: dict
 extends_documentation_fragment:
   - flotilla.dask.attributes
   - flotilla.dask.environments
 notes:
-  - With O(download_on=controller) every package has to have a wheel.
+  - With O(download_on=controller) every package has to have a wheel. Without, the host builds those that have none, and
+    fetches what it builds them with from the index.
+requirements:
+  - uv 0.13.9 in the environment that Ansible runs from
+seealso:
+  - module: flotilla.dask.venv_lock
+  - module: flotilla.dask.conda_environment
 """
 
 EXAMPLES = r"""
@@ -80,15 +86,16 @@ def main() -> None:
         argument_spec={
             **shared_arguments(),
             "python": {"type": "str", "default": "python3"},
-            "requirements": {"type": "list", "elements": "str", "required": True},
+            "packages": {"type": "list", "elements": "dict"},
+            "requirements": {"type": "list", "elements": "str"},
             "constraints": {"type": "str", "default": ""},
             "replaces": {"type": "path", "default": ""},
-            "resolved": {"type": "list", "elements": "dict"},
         },
+        required_one_of=[("packages", "requirements")],
         supports_check_mode=True,
     )
     try:
-        outcome = venv_environment(module.params, module.check_mode, module._diff)
+        outcome = venv_environment(module.params, module.check_mode)
     except DaskError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**outcome)

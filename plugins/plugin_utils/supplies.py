@@ -26,14 +26,28 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
-from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, cache_directory, fetch
+from ansible_collections.flotilla.dask.plugins.module_utils._downloads import (
+    Item,
+    cache_directory,
+    fetch,
+    refuse_missing_bundle,
+)
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import item_of
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import UV
-from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
-from ansible_collections.flotilla.dask.plugins.module_utils._pylock import Python, Solver, choose
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import (
+    OLDEST_GLIBC,
+    OLDEST_PYTHON,
+    Python,
+    host_platform,
+)
+from ansible_collections.flotilla.dask.plugins.module_utils._pylock import choose
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
+from ansible_collections.flotilla.dask.plugins.module_utils._uv_solver import Solver
 
+ROUNDS = 3
+"""How often at most a module can ask for more, as what it lacks can depend on what it got."""
 CA_BUNDLE = "ca-bundle.pem"
 """What a host finds the controller's file of authorities as."""
 
@@ -56,42 +70,49 @@ class SupplyingAction(ActionBase):
             "wheelhouse": self._task.args.get("wheelhouse") or "",
         }
         options = {key: value for key, value in self._task.args.items() if key != "controller_cache"}
-        sent: list[str] = []
         options["ca_bundle"] = CA_BUNDLE if self.controller["ca_bundle"] else ""
         options["uv"] = UV.replace("==", "-")
+        files: Files = {}
         try:
             options = self.complete(options)
             outcome = self._execute_module(module_args=options, task_vars=task_vars)
             needs = outcome.pop("needs", None)
-            if needs and not outcome.get("failed"):
-                files, more = self.gather(options, needs)
-                options = {**options, **more, "supplies": self._send(files), "supplied": True}
-                sent = sorted(files)
+            for _round in range(ROUNDS):
+                if not needs or outcome.get("failed"):
+                    break
+                found, more = self.gather(options, needs)
+                files.update(found)
+                options = {**options, **more, "supplies": self._send(files)}
                 outcome = self._execute_module(module_args=options, task_vars=task_vars)
+                needs = outcome.pop("needs", None)
         except DaskError as error:
             raise AnsibleActionFail(str(error)) from error
+        if needs:
+            raise AnsibleActionFail("The host still lacks {0} after all was sent.".format(", ".join(needs["files"])))
         result.update(outcome)
-        result["sent"] = sent
+        result["sent"] = sorted(files)
         return result
 
     def complete(self, options: Options) -> Options:
         """Returns the module's options, with what it takes from the controller in any case."""
         return options
 
-    def gather(self, _options: Options, needs: Options) -> tuple[Files, Options]:
+    def gather(self, options: Options, needs: Options) -> tuple[Files, Options]:
         """Returns the files that the module needs, and options to add for its second run."""
         files = {CA_BUNDLE: self.controller["ca_bundle"]} if self.controller["ca_bundle"] else {}
-        if needs.get("uv"):
-            files[UV.replace("==", "-")] = uv_program((needs.get("python") or needs)["platform"], self.controller)
+        if options["uv"] in needs.get("files", []):
+            files[options["uv"]] = uv_program(needs["platform"], self.controller)
         return files, {}
 
     def _ca_bundle(self, path: str) -> str:
         if not path:
             return ""
-        found = self._loader.path_dwim(path)
-        if not os.path.isfile(found):
-            raise AnsibleActionFail("dask_ca_bundle: {0!r} is refused: no such file on the controller.".format(path))
-        return str(found)
+        found = str(self._loader.path_dwim(path))
+        try:
+            refuse_missing_bundle(found)
+        except DaskError as error:
+            raise AnsibleActionFail(str(error)) from error
+        return found
 
     def _send(self, files: Files) -> str:
         """Sends files as one archive and returns where that is on the host."""
@@ -156,10 +177,9 @@ def uv_program(platform: str, controller: Options) -> str:
         return own
     program = os.path.join(controller["cache"], "uv", "{0}-{1}".format(version, platform), "uv")
     if not os.path.exists(program):
-        python = {"version": "3.11", "platform": platform, "libc": ""}
-        (wheel,) = resolved([UV], "", python, controller, "--no-deps")
-        item = Item.of_wheel(wheel)
-        path = fetched([item], controller)[item.file]
+        python = Python(OLDEST_PYTHON, platform, "2.{0}".format(OLDEST_GLIBC))
+        wheels = resolved([UV], "", asdict(python), controller, words=("--no-deps",))
+        (path,) = fetched([item_of(each, wheelhouse=controller["wheelhouse"]) for each in wheels], controller).values()
         os.makedirs(os.path.dirname(program), exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(program))
         with os.fdopen(handle, "wb") as target, zipfile.ZipFile(path) as archive:
@@ -169,23 +189,27 @@ def uv_program(platform: str, controller: Options) -> str:
 
 
 def resolved(
-    requirements: t.Sequence[str], constraints: str, python: Options, controller: Options, *words: str
-) -> list[dict[str, str]]:
-    """Returns the wheels that a host would install, as name, version, file, url and sha256 of each.
+    requirements: t.Sequence[str],
+    constraints: str,
+    python: Options,
+    controller: Options,
+    sources: bool = False,
+    words: t.Sequence[str] = (),
+) -> list[Options]:
+    """Returns the packages that a host would install, with name, version, url and sha256 of each.
 
     Found out once in a run of Ansible, for all hosts that are alike.
 
     :param python: ``version``, ``platform`` and ``libc`` of the host's Python.
+    :param sources: Whether the host can build what has no wheel.
     :raises DaskError: uv found none that fit.
     """
-    question = [list(requirements), constraints, python, controller["wheelhouse"], words]
-    answer = os.path.join(constants.DEFAULT_LOCAL_TMP, "wheels-{0}.json".format(digest(question)))
+    question = [list(requirements), constraints, python, controller["wheelhouse"], sources, words]
+    answer = os.path.join(constants.DEFAULT_LOCAL_TMP, "packages-{0}.json".format(digest(question)))
     with one_at_a_time(controller["cache"]):
         if not os.path.exists(answer):
-            name = ", ".join(requirements)
             lock = Solver(**controller).solve(requirements, constraints, python["version"], words=words)
-            host = Python(python["version"], python["platform"], python["libc"])
-            wheels = [{**asdict(each), "file": each.file} for each in choose(lock, name, host)]
-            write_text(answer, json.dumps(wheels))
+            chosen = choose(lock, ", ".join(requirements), Python(**python), sources)
+            write_text(answer, json.dumps([asdict(each) for each in chosen]))
     with open(answer, encoding="utf-8") as file:
-        return t.cast("t.List[t.Dict[str, str]]", json.load(file))
+        return t.cast("t.List[Options]", json.load(file))

@@ -24,6 +24,7 @@ def host(**changes: t.Any) -> dict[str, t.Any]:
         "user_directory": "/home/ada",
         "taken": {},
         "engine": "20.10.24+dfsg1",
+        "libc": "2.36",
     }
     return {**known, **changes}
 

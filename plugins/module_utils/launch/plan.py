@@ -42,6 +42,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings impo
     read_host,
     read_scheduler_memory,
     read_swarm,
+    refuse_host_without_uv,
     refuse_missing_engine,
     refuse_small_nodes,
     refuse_unfit_node,
@@ -97,6 +98,8 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     _refuse_missing_rights(reader, host, scope, launcher)
     _refuse_other_launcher(reader, cluster, host, launcher)
     refuse_mixture(reader, launcher)
+    if environment.method != "existing" or environment.plugins or _bootstrap(environment, launcher):
+        refuse_host_without_uv(reader, environment, host)
     if launcher in IN_CONTAINERS and is_node:
         refuse_missing_engine(reader, cluster, launcher, containers, host)
         _refuse_unpackable_environment(reader, launcher, environment, containers)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import has_package
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import OLDEST_GLIBC, Python, runs_uv
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 
@@ -62,7 +63,9 @@ class Host:
 
     ``memory``: bytes, or None where it isn't known. ``taken``: ports of other clusters here, port to cluster's name.
     ``authorities`` and ``certificate``: the PEM texts that are, or are about to be, installed here.
-    ``platform``: as conda calls it, e.g. ``linux-64``. ``engine``: the version of its Docker Engine, empty where none
+    ``platform``: as conda calls it, e.g. ``linux-64``. ``libc``: the version of its GNU C library, empty for another.
+    ``python``: what packages for the Python that makes its environments have to fit to, empty where nothing asks.
+    ``engine``: the version of its Docker Engine, empty where none
     answers, and ``engine_problem`` why. ``encryption_problem``: why its kernel cannot encrypt between containers, empty
     where it can. ``launcher``: what runs the cluster here already, empty where nothing does. ``missing``: paths that
     were looked for and are not there.
@@ -80,6 +83,8 @@ class Host:
     authorities: str = ""
     certificate: str = ""
     platform: str = ""
+    libc: str = ""
+    python: t.Mapping[str, str] = field(default_factory=dict)
     engine: str = ""
     engine_problem: str = ""
     encryption_problem: str = ""
@@ -91,18 +96,15 @@ class Host:
 class Environment:
     """The software that processes run, and nothing that doesn't decide its content.
 
-    ``path``: for method ``existing``, a prefix with ``bin/python``. For method ``venv``, ``command``: what makes
-    virtual environments with ``-m venv``; ``packages``: pip requirements; ``constraints``: the text of pip's
-    constraints file. For method ``conda``, ``lock``: what identifies the lock; ``locked``: its packages for the host's
-    platform. ``plugins``: what the lookup ``plugin_sources`` returns, of which only the digests count.
+    ``path``: for method ``existing``, a prefix with ``bin/python``. ``command``: the Python that makes virtual
+    environments, that of the launcher too. ``lock``: what identifies the lock of the other methods; ``locked``: its
+    packages for the host. ``plugins``: what the lookup ``plugin_sources`` returns, of which only the digests count.
     """
 
     name: str
     method: str
     path: str = ""
     command: str = ""
-    packages: tuple[str, ...] = ()
-    constraints: str = ""
     lock: str = ""
     locked: tuple[t.Mapping[str, str], ...] = ()
     plugins: tuple[t.Mapping[str, str], ...] = ()
@@ -112,15 +114,8 @@ class Environment:
         plugins = [plugin["digest"] for plugin in self.plugins]
         if self.method == "existing":
             return {"method": self.method, "path": self.path, "plugins": plugins}
-        if self.method == "conda":
-            return {"method": self.method, "lock": self.lock, "plugins": plugins}
-        return {
-            "method": self.method,
-            "command": self.command,
-            "packages": list(self.packages),
-            "constraints": self.constraints,
-            "plugins": plugins,
-        }
+        made_by = {"command": self.command} if self.method == "venv" else {}
+        return {"method": self.method, **made_by, "lock": self.lock, "plugins": plugins}
 
 
 @dataclass(frozen=True)
@@ -633,24 +628,33 @@ def read_environment(reader: Reader, host: Host) -> Environment:
     path = reader.path("dask_environment_path", get("dask_environment_path"))
     if method == "existing" and not path:
         reader.refuse("dask_environment_path", path, "the prefix of an environment that has bin/python")
-    lock = reader.mapping("dask_environment_lock", get("dask_environment_locked") if method == "conda" else {})
+    lock = reader.mapping("dask_environment_lock", {} if method == "existing" else get("dask_environment_locked"))
     return Environment(
         name=reader.identifier("dask_environment_name", get("dask_environment_name", "dask")),
         method=method,
         path=path if method == "existing" else "",
         command=str(get("dask_environment_python", "python3")),
-        packages=_with_metrics(
-            reader.strings("dask_environment_packages", get("dask_environment_packages"), "pip requirements")
-        ),
-        constraints=str(get("dask_environment_constraints_text", "")),
         lock=str(lock.get("digest", "")),
-        locked=_read_locked(reader, lock, host),
+        locked=_read_locked(reader, method, lock, host),
         plugins=tuple(reader.sequence("dask_environment_plugins", get("dask_environment_plugin_sources"))),
     )
 
 
-def _with_metrics(packages: tuple[str, ...]) -> tuple[str, ...]:
-    return packages if has_package(packages, METRICS_PACKAGE) else (*packages, METRICS_PACKAGE)
+def refuse_host_without_uv(reader: Reader, environment: Environment, host: Host) -> None:
+    """Refuses a host that no uv runs on which the controller can send. Where the platform is unknown, none is."""
+    if not host.platform or runs_uv(host.platform, host.libc):
+        return
+    reader.refuse(
+        "dask_environment_method",
+        environment.method,
+        "existing, without plugins and with dask_launcher systemd, on host {0}: its platform is {1} with {2}, and no "
+        "uv runs there, which installs packages. It needs Linux with the GNU C library 2.{3} or newer, or macOS".format(
+            host.name,
+            host.platform,
+            "the GNU C library " + host.libc if host.libc else "another C library than GNU's",
+            OLDEST_GLIBC,
+        ),
+    )
 
 
 def read_downloads(reader: Reader) -> Downloads:
@@ -660,7 +664,7 @@ def read_downloads(reader: Reader) -> Downloads:
         where=reader.choice("dask_download_on", get("dask_download_on", "host"), DOWNLOADERS),
         conda_mirror=reader.place("dask_conda_mirror", get("dask_conda_mirror")),
         wheelhouse=reader.place("dask_wheelhouse", get("dask_wheelhouse")),
-        ca_bundle=str(get("dask_ca_bundle") or ""),
+        ca_bundle=reader.path("dask_ca_bundle", get("dask_ca_bundle")),
         cache=reader.path("dask_cache_directory", get("dask_cache_directory")),
         # With fewer than two there is nothing to go back to, and an upgrade would remove what still runs.
         keep=reader.integer(
@@ -669,21 +673,24 @@ def read_downloads(reader: Reader) -> Downloads:
     )
 
 
-def _read_locked(reader: Reader, lock: t.Mapping[str, t.Any], host: Host) -> tuple[t.Mapping[str, str], ...]:
-    """The packages for the host's platform. No lock at all is none that was asked for, as when a cluster is removed."""
-    locked = [package for package in lock.get("packages", []) if package["platform"] == host.platform]
+def _read_locked(
+    reader: Reader, method: str, lock: t.Mapping[str, t.Any], host: Host
+) -> tuple[t.Mapping[str, str], ...]:
+    """The packages for the host. No lock at all is none that was asked for, as when a cluster is removed."""
+    platform = Python(**host.python).key if method == "venv" and host.python else host.platform
+    locked = [package for package in lock.get("packages", []) if package["platform"] == platform]
     if lock and not locked:
         reader.refuse(
             "dask_environment_lock",
-            ", ".join(lock["platforms"]),
-            "a lock with packages for {0}, the platform of host {1}".format(host.platform, host.name),
+            "; ".join(lock["platforms"]),
+            "a lock with packages for {0}, which host {1} has".format(platform, host.name),
         )
     elif lock and not has_package(tuple(package["name"] for package in locked), METRICS_PACKAGE):
         reader.refuse(
             "dask_environment_lock",
-            "{0} packages for {1}".format(len(locked), host.platform),
-            "a lock that has {0} too, without which processes have no metrics; add it to the environment.yml that the "
-            "lock is made from, and make it anew".format(METRICS_PACKAGE),
+            "{0} packages for {1}".format(len(locked), platform),
+            "a lock that has {0} too, without which processes have no metrics; add it to what the lock is made from, "
+            "and make it anew".format(METRICS_PACKAGE),
         )
     return tuple(locked)
 

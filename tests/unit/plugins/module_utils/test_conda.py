@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.flotilla.dask.plugins.module_utils._conda import ask_rattler, conda_environment, item_of
+from ansible_collections.flotilla.dask.plugins.module_utils._conda import ask_rattler, conda_environment
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import item_of
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
 
@@ -40,7 +41,6 @@ def options(tmp_path: Path, **changes: t.Any) -> dict[str, t.Any]:
         "wheelhouse": "",
         "supplies": "",
         "uv": "uv-0",
-        "supplied": False,
         "ca_bundle": "",
         **changes,
     }
@@ -60,7 +60,7 @@ def test_a_host_says_what_it_lacks_and_changes_nothing(tmp_path: Path) -> None:
     result = conda_environment(options(tmp_path), check_mode=False)
     assert result == {
         "changed": False,
-        "needs": {"files": ["alpha-2.0-0.conda"], "uv": False, "platform": host_platform()},
+        "needs": {"files": ["alpha-2.0-0.conda"], "platform": host_platform()},
     }
     assert not (tmp_path / "envs").exists()
 

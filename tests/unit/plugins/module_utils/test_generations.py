@@ -40,7 +40,6 @@ def complete(tmp_path: Path) -> Complete:
             "keep": 3,
             "supplies": "",
             "uv": "uv-0",
-            "supplied": False,
             **options,
         }
         before = sorted(tmp_path.rglob("*"))

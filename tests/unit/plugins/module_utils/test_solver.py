@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._pylock import wheel_platforms
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import wheel_platforms
 from ansible_collections.flotilla.dask.plugins.module_utils._solver import conda_lock
 
 Solve = t.Callable[..., t.Dict[str, t.Any]]

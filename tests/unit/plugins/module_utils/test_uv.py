@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import typing as t
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._generations import dask_generation
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import UV
+from ansible_collections.flotilla.dask.tests.unit import wheels
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "uv")
 SENT = UV.replace("==", "-")
@@ -50,18 +52,6 @@ version = "1.0"
 """
 
 
-def write_wheel(directory: Path, name: str, version: str, *requires: str) -> None:
-    """Writes a wheel with one module."""
-    information = f"{name}-{version}.dist-info"
-    needs = "".join(f"Requires-Dist: {each}\n" for each in requires)
-    directory.mkdir(exist_ok=True)
-    with zipfile.ZipFile(directory / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}.py", f"version = {version!r}\n")
-        wheel.writestr(f"{information}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
-        wheel.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{information}/RECORD", "")
-
-
 def plugin(directory: Path, name: str, first: str = "") -> dict[str, str]:
     """Packs the source of a plugin, as the lookup plugin_sources does. `first`: what its build does first."""
     files = {"backend.py": BACKEND.format(name=name, first=first), "pyproject.toml": PROJECT.format(name=name)}
@@ -85,27 +75,15 @@ def interpreter(tmp_path: Path) -> str:
 def uv(tmp_path: Path) -> Uv:
     """uv with a wheelhouse of two packages, of which one needs the other."""
     wheelhouse = tmp_path / "wheelhouse"
-    write_wheel(wheelhouse, "alpha", "1.0", "beta>=1")
-    write_wheel(wheelhouse, "beta", "1.0")
-    write_wheel(wheelhouse, "beta", "2.0")
+    wheels.write_wheel(wheelhouse, "alpha", "1.0", "beta>=1")
+    wheels.write_wheel(wheelhouse, "beta", "1.0")
+    wheels.write_wheel(wheelhouse, "beta", "2.0")
     return Uv(PROGRAM, cache=str(tmp_path / "cache"), wheelhouse=str(wheelhouse))
 
 
 def installed(tmp_path: Path) -> dict[str, Path]:
     found = (tmp_path / "environment").glob("lib/python*/site-packages/*.py")
     return {path.stem: path for path in found if not path.stem.startswith("_")}
-
-
-def test_what_is_resolved_is_what_is_installed(uv: Uv, interpreter: str, tmp_path: Path) -> None:
-    constraints = tmp_path / "constraints.txt"
-    constraints.write_text("beta==1.0\n")
-    words = (f"--constraint={constraints}", "alpha")
-    resolved = uv.resolve(interpreter, *words)
-    assert resolved == [{"name": "alpha", "version": "1.0"}, {"name": "beta", "version": "1.0"}]
-    assert not (tmp_path / "cache").exists()
-    uv.install(interpreter, *words)
-    assert set(installed(tmp_path)) == {"alpha", "beta"}
-    assert installed(tmp_path)["beta"].read_text() == "version = '1.0'\n"
 
 
 def test_packages_are_links_to_the_cache_and_compiled(uv: Uv, interpreter: str, tmp_path: Path) -> None:
@@ -130,6 +108,32 @@ def test_requirements_without_a_solution_are_refused_with_uvs_explanation(uv: Uv
 def test_nothing_is_fetched_where_nothing_may_be(uv: Uv, interpreter: str) -> None:
     with pytest.raises(DaskError, match="index lookups were disabled"):
         uv.install(interpreter, "alpha", index=False)
+
+
+def test_two_environments_of_the_same_wheels_are_alike_and_say_nothing_of_where_those_were(
+    uv: Uv, interpreter: str, tmp_path: Path
+) -> None:
+    def records() -> list[str]:
+        wheel = Path(uv.wheelhouse) / "beta-1.0-py3-none-any.whl"
+        os.utime(wheel)
+        package = {"name": "beta", "version": "1.0", "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()}
+        uv.install_locked(interpreter, [package], uv.wheelhouse, index=False)
+        return [path.read_text() for path in sorted((tmp_path / "environment").rglob("beta-1.0.dist-info/*"))]
+
+    first = records()
+    assert "beta.py" in "".join(first)
+    assert "uv_cache.json" not in "".join(first)
+    assert str(tmp_path) not in "".join(first)
+    for directory in (tmp_path / "environment" / "lib", tmp_path / "cache"):
+        shutil.rmtree(directory)
+    assert records() == first
+
+
+def test_a_file_with_another_hash_is_not_installed(uv: Uv, interpreter: str, tmp_path: Path) -> None:
+    package = {"name": "beta", "version": "1.0", "sha256": "0" * 64}
+    with pytest.raises(DaskError, match=r"[Hh]ash"):
+        uv.install_locked(interpreter, [package], uv.wheelhouse, index=False)
+    assert installed(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +181,6 @@ def generation(tmp_path: Path, plugins: list[dict[str, str]]) -> dict[str, t.Any
         "wheelhouse": "",
         "ca_bundle": "",
         "uv": SENT,
-        "supplied": True,
         "supplies": str(supplies),
     }
     return dask_generation(options, check_mode=False)

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
+from ansible_collections.flotilla.dask.plugins.module_utils._platform import Python
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import IN_PROCESS
 from ansible_collections.flotilla.dask.tests.unit import samples
@@ -421,19 +422,28 @@ def test_another_certificate_or_authority_restarts_processes_and_concerns_nothin
     assert plans[0]["description"] == plans[1]["description"] == plans[2]["description"]
 
 
+PYTHON = {"version": "3.13.5", "platform": "linux-64", "libc": "2.41"}
+
+
+def locked(digest: str) -> dict[str, t.Any]:
+    platforms = ["linux-64", "linux-aarch64", Python(**PYTHON).key, "linux-64, Python 3.12.1, glibc 2.36"]
+    packages = [{"name": name, "platform": each} for each in platforms for name in ("dask", "prometheus_client")]
+    return {"digest": digest, "platforms": platforms, "packages": packages}
+
+
 CHANGES: dict[str, dict[str, t.Any]] = {
-    "packages": {"dask_environment_packages": ["dask", "numpy"]},
-    "constraints": {"dask_environment_constraints_text": "dask==2026.8.0\n"},
+    "lock": {"dask_environment_locked": locked("other")},
     "interpreter": {"dask_environment_python": "python3.12"},
     "plugins": {"dask_environment_plugin_sources": [{"requirement": "lab==1", "digest": "lab==1"}]},
 }
 
 
 def test_whatever_decides_the_content_of_an_environment_gives_it_a_directory_of_its_own() -> None:
-    generations = {
-        what: launch_plan(samples.settings(**change))["environment"]["generation"] for what, change in CHANGES.items()
-    }
-    generations["nothing"] = launch_plan(samples.settings())["environment"]["generation"]
+    def generation(**change: t.Any) -> str:
+        given = {"dask_host": samples.host(python=PYTHON), "dask_environment_locked": locked("one"), **change}
+        return str(launch_plan(samples.settings(**given))["environment"]["generation"])
+
+    generations = {what: generation(**change) for what, change in {**CHANGES, "nothing": {}}.items()}
     assert len(set(generations.values())) == len(generations)
 
 
@@ -447,23 +457,6 @@ def test_where_a_plugin_lies_on_the_controller_does_not_decide_the_environment()
         for place in ("/home/ada/lab-0123.tar.gz", "/tmp/lab-0123.tar.gz")
     }
     assert len(generations) == 1
-
-
-@pytest.mark.parametrize(
-    ("asked", "installed"),
-    [
-        (["dask", "numpy"], ["dask", "numpy", "prometheus_client"]),
-        (["Prometheus-Client[twisted] >=0.20", "dask"], ["Prometheus-Client[twisted] >=0.20", "dask"]),
-        (["prometheus_client_extra"], ["prometheus_client_extra", "prometheus_client"]),
-        ([], ["prometheus_client"]),
-    ],
-    ids=repr,
-)
-def test_whatever_packages_are_asked_for_the_one_without_which_there_are_no_metrics_is_among_them(
-    asked: list[str], installed: list[str]
-) -> None:
-    plan = launch_plan(samples.settings(dask_environment_packages=asked))
-    assert list(plan["environment"]["packages"]) == installed
 
 
 JSON = st.recursive(
@@ -486,12 +479,6 @@ def test_a_digest_depends_on_the_content_and_not_on_the_order_of_keys(value: t.A
     assert digest(shuffled(value)) == digest(value) != digest([value])
 
 
-def locked(digest: str) -> dict[str, t.Any]:
-    platforms = ["linux-64", "linux-aarch64"]
-    packages = [{"name": name, "platform": each} for each in platforms for name in ("dask", "prometheus_client")]
-    return {"digest": digest, "platforms": platforms, "packages": packages}
-
-
 def test_the_lock_decides_a_conda_environment_and_how_it_gets_there_does_not() -> None:
     def environment(digest: str, **changes: t.Any) -> dict[str, t.Any]:
         values = {"dask_environment_method": "conda", "dask_environment_locked": locked(digest), **changes}
@@ -508,7 +495,35 @@ def test_the_lock_decides_a_conda_environment_and_how_it_gets_there_does_not() -
     assert environment("one", **elsewhere, dask_environment_keep=9)["generation"] == one["generation"]
 
 
-def test_a_cluster_is_removed_without_a_lock() -> None:
-    assert launch_plan(samples.settings(dask_environment_method="conda", dask_environment_locked={}))["directories"][
-        "own"
-    ]
+def test_a_virtual_environment_has_the_packages_for_the_hosts_python() -> None:
+    values = {"dask_host": samples.host(python=PYTHON), "dask_environment_locked": locked("one")}
+    found = launch_plan(samples.settings(**values))["environment"]["locked"]
+    assert {package["platform"] for package in found} == {"linux-64, Python 3.13.5, glibc 2.41"}
+
+
+@pytest.mark.parametrize("method", ["conda", "venv"])
+def test_a_cluster_is_removed_without_a_lock(method: str) -> None:
+    plan = launch_plan(samples.settings(dask_environment_method=method, dask_environment_locked={}))
+    assert plan["directories"]["own"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "libc", "changes", "refused"),
+    [
+        ("linux-64", "2.36", {}, ""),
+        ("linux-64", "", {}, "its platform is linux-64 with another C library than GNU's"),
+        ("linux-64", "2.12", {}, "with the GNU C library 2.12"),
+        ("linux-riscv64", "2.41", {}, "its platform is linux-riscv64"),
+        ("osx-arm64", "", {}, ""),
+        ("linux-64", "", {"dask_environment_method": "existing", "dask_environment_path": "/opt/lab"}, ""),
+    ],
+)
+def test_a_host_that_no_uv_runs_on_is_refused(
+    platform: str, libc: str, changes: dict[str, t.Any], refused: str
+) -> None:
+    values = samples.settings(dask_host=samples.host(platform=platform, libc=libc), **changes)
+    if refused:
+        with pytest.raises(SettingsError, match=refused):
+            launch_plan(values)
+    else:
+        launch_plan(values)

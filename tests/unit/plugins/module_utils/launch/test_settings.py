@@ -187,7 +187,7 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
             "dask_host": host(platform="linux-64"),
         },
         "dask_environment_lock: 'linux-aarch64' is refused",
-        "packages for linux-64, the platform of host alpha",
+        "packages for linux-64, which host alpha has",
     ),
     "lock without metrics": (
         {
@@ -318,7 +318,7 @@ SETTINGS = (
     *("dask_scheduler_port", "dask_scheduler_dashboard_port", "dask_scheduler_environment", "dask_scheduler_preload"),
     *("dask_scheduler_address", "dask_worker_groups"),
     *("dask_environment_name", "dask_environment_method", "dask_environment_path", "dask_environment_python"),
-    *("dask_environment_packages", "dask_environment_constraints_text"),
+    "dask_ca_bundle",
 )
 GROUP_KEYS = (
     "name",
