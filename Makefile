@@ -40,7 +40,7 @@ demo: $(CONTROLLER)/complete  ## A cluster on this machine, and a job on it
 .PHONY: demo-down
 demo-down: $(CONTROLLER)/complete  ## Remove the demo and all that it made
 	@ansible-playbook -i inventories/local flotilla.dask.teardown
-	@rm -rf .venv
+	@rm -rf .venv inventories/local/.dask
 
 .PHONY: check
 check: $(DEV)/complete  ## Lint and unit tests
