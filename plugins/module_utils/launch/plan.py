@@ -86,7 +86,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     # What a swarm runs is told to it on the scheduler's host; whoever is to have workers is a node.
     is_node, runs_workers = runs_scheduler or runs_workers, runs_scheduler if replicated else runs_workers
     host = read_host(reader, cluster, is_node)
-    environment = read_environment(reader, host)
+    environment = read_environment(reader, host, installs=is_node or in_batch)
     downloads = read_downloads(reader)
     containers = read_containers(reader)
     swarm = read_swarm(reader)
@@ -98,7 +98,8 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     _refuse_missing_rights(reader, host, scope, launcher)
     _refuse_other_launcher(reader, cluster, host, launcher)
     refuse_mixture(reader, launcher)
-    if environment.method != "existing" or environment.plugins or _bootstrap(environment, launcher):
+    software = environment.method != "existing" or environment.plugins or _bootstrap(environment, launcher)
+    if software and (is_node or in_batch):
         refuse_host_without_uv(reader, environment, host)
     if launcher in IN_CONTAINERS and is_node:
         refuse_missing_engine(reader, cluster, launcher, containers, host)

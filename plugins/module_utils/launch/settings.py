@@ -621,8 +621,11 @@ def read_groups(reader: Reader, host: Host, replicated: bool = False) -> list[Wo
     return groups
 
 
-def read_environment(reader: Reader, host: Host) -> Environment:
-    """Reads the settings of the software environment for ``host``; problems stay with ``reader``."""
+def read_environment(reader: Reader, host: Host, installs: bool) -> Environment:
+    """Reads the settings of the software environment for ``host``; problems stay with ``reader``.
+
+    :param installs: Whether the environment is to be on the host.
+    """
     get = reader.settings.get
     method = reader.choice("dask_environment_method", get("dask_environment_method", "venv"), METHODS)
     path = reader.path("dask_environment_path", get("dask_environment_path"))
@@ -635,7 +638,7 @@ def read_environment(reader: Reader, host: Host) -> Environment:
         path=path if method == "existing" else "",
         command=str(get("dask_environment_python", "python3")),
         lock=str(lock.get("digest", "")),
-        locked=_read_locked(reader, method, lock, host),
+        locked=_read_locked(reader, method, lock, host) if installs else (),
         plugins=tuple(reader.sequence("dask_environment_plugins", get("dask_environment_plugin_sources"))),
     )
 

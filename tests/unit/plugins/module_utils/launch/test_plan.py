@@ -501,6 +501,12 @@ def test_a_virtual_environment_has_the_packages_for_the_hosts_python() -> None:
     assert {package["platform"] for package in found} == {"linux-64, Python 3.13.5, glibc 2.41"}
 
 
+def test_a_host_beside_the_cluster_needs_no_packages() -> None:
+    beside = {"dask_runs_scheduler": False, "dask_runs_workers": False, "dask_environment_locked": locked("one")}
+    values = samples.settings(dask_host=samples.host(platform="linux-riscv64"), **beside)
+    assert launch_plan(values)["environment"]["locked"] == ()
+
+
 @pytest.mark.parametrize("method", ["conda", "venv"])
 def test_a_cluster_is_removed_without_a_lock(method: str) -> None:
     plan = launch_plan(samples.settings(dask_environment_method=method, dask_environment_locked={}))
