@@ -12,9 +12,11 @@ import subprocess
 import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _rattler_side
+from ansible_collections.flotilla.dask.plugins.module_utils._bytecode import compile_all
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import DownloadError
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
+    BYTECODE_CACHE,
     CONDA_CACHE,
     UNCHANGED,
     WHEEL_CACHE,
@@ -29,6 +31,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
     read_record,
     remove,
     report,
+    site_packages,
     unpack,
     uv_of,
     wheels_lacking,
@@ -155,6 +158,9 @@ def _fill(
             "The packages could not be installed ({0}). The package cache {1} was damaged and is removed; run this "
             "again.".format(error, cache)
         ) from error
+    for directory in site_packages(prefix):
+        python = os.path.join(prefix, "bin", "python")
+        compile_all(python, directory, os.path.join(options["cache"], BYTECODE_CACHE))
     wheels = [package for package in packages if package["manager"] == "pip"]
     if wheels:
         directory = os.path.join(options["cache"], WHEEL_CACHE)

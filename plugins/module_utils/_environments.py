@@ -23,6 +23,7 @@ import typing as t
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
+from ansible_collections.flotilla.dask.plugins.module_utils._bytecode import compile_all
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, fetch, file_name
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import channel_path, diff, difference
@@ -36,7 +37,8 @@ ON_CONTROLLER = "controller"
 CONDA_CACHE = "conda"
 WHEEL_CACHE = "wheels"
 UV_CACHE = "uv"
-"""Directories in a cache: conda packages unpacked, wheels by their names, and what uv itself keeps."""
+BYTECODE_CACHE = "bytecode"
+"""Directories in a cache: conda packages unpacked, wheels by their names, what uv keeps, and what Python compiled."""
 
 _NOTE = "uv_cache.json"
 
@@ -198,15 +200,16 @@ class Uv:
         source = ["--no-index", "--find-links", self.wheelhouse] if self.wheelhouse else []
         source = source if index else ["--no-index", "--offline"]
         self._made_temporary()
-        command = [self.program, "pip", "install", "--quiet", "--compile-bytecode", "--python", interpreter]
+        command = [self.program, "pip", "install", "--quiet", "--python", interpreter]
         variables = {**os.environ, **self._environment(), **({"PYTHONPATH": path} if path else {})}
         run([*command, *source, *words], environment=variables, lines=None)
         target = words[words.index("--target") + 1] if "--target" in words else _prefix(interpreter)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(target, ".lock"))  # which everybody could hold
-        for directory in ("", os.path.join("lib", "python*", "site-packages")):
-            for found in glob.glob(os.path.join(glob.escape(target), directory, "*.dist-info", _NOTE)):
+        for directory in [target] if "--target" in words else site_packages(target):
+            for found in glob.glob(os.path.join(glob.escape(directory), "*.dist-info", _NOTE)):
                 _forget(found)
+            compile_all(interpreter, directory, os.path.join(os.path.dirname(self.cache), BYTECODE_CACHE))
 
     def install_locked(self, interpreter: str, packages: t.Sequence[Package], directory: str, index: bool) -> None:
         """Installs exactly those packages whose files are in a directory.
@@ -271,6 +274,11 @@ def configured_index() -> str:
     with contextlib.suppress(configparser.Error, UnicodeDecodeError):
         parser.read(filter(None, files), encoding="utf-8")
     return (os.environ.get("PIP_INDEX_URL") or parser.get("global", "index-url", fallback="") or "").strip()
+
+
+def site_packages(prefix: str) -> list[str]:
+    """Returns the directories that packages of an environment are in."""
+    return glob.glob(os.path.join(glob.escape(prefix), "lib", "python*", "site-packages"))
 
 
 def _prefix(interpreter: str) -> str:

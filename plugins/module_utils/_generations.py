@@ -16,7 +16,9 @@ import re
 import typing as t
 from dataclasses import asdict
 
+from ansible_collections.flotilla.dask.plugins.module_utils._bytecode import clear
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
+    BYTECODE_CACHE,
     CONDA_CACHE,
     ON_CONTROLLER,
     PREFIX_RECORD,
@@ -201,6 +203,7 @@ def _clear_caches(parent: str, options: Options) -> None:
             path = os.path.dirname(found) if kind == CONDA_CACHE else found
             if os.path.basename(path) not in used:
                 remove(path)
+    clear(os.path.join(cache, BYTECODE_CACHE))
     for program in glob.glob(os.path.join(glob.escape(cache), "uv-*")):
         if os.path.basename(program) != options["uv"]:
             remove(program)

@@ -14,10 +14,12 @@ import subprocess
 import sys
 import tarfile
 import typing as t
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.flotilla.dask.plugins.module_utils._bytecode import clear
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import Uv, configured_index
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._generations import dask_generation
@@ -90,6 +92,39 @@ def test_packages_are_links_to_the_cache_and_compiled(uv: Uv, interpreter: str, 
     uv.install(interpreter, "alpha")
     assert installed(tmp_path)["alpha"].stat().st_nlink > 1
     assert list((tmp_path / "environment").rglob("alpha.*.pyc"))
+
+
+def test_what_python_compiled_is_the_same_file_in_another_environment(uv: Uv, interpreter: str, tmp_path: Path) -> None:
+    uv.install(interpreter, "alpha")
+    (compiled,) = (tmp_path / "environment").rglob("alpha.*.pyc")
+    before = compiled.stat()
+    (tmp_path / "environment").rename(tmp_path / "before")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "environment"], check=True)
+    uv.install(interpreter, "alpha")
+    assert compiled.stat().st_ino == before.st_ino
+    said = subprocess.run(
+        [interpreter, "-v", "-c", "import alpha; print(alpha.version)"], capture_output=True, text=True
+    )
+    assert said.stdout == "1.0\n"
+    assert f"matches {installed(tmp_path)['alpha']}" in said.stderr
+    assert "wrote" not in said.stderr
+    kept = str(tmp_path / "bytecode")
+    clear(kept)
+    assert {path.stat().st_nlink for path in Path(kept).rglob("*.pyc")} == {3}
+    for environment in ("before", "environment"):
+        shutil.rmtree(tmp_path / environment)
+    clear(kept)
+    assert list(Path(kept).rglob("*.pyc")) == []
+
+
+def test_a_file_that_cannot_be_compiled_is_left_as_it_is(uv: Uv, interpreter: str, tmp_path: Path) -> None:
+    wheel = Path(uv.wheelhouse) / "gamma-1.0-py3-none-any.whl"
+    wheels.write_wheel(Path(uv.wheelhouse), "gamma", "1.0")
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("gamma_template.py", "{{ this is none }}\n")
+    uv.install(interpreter, "gamma")
+    assert {"gamma", "gamma_template"} <= set(installed(tmp_path))
+    assert list((tmp_path / "environment").rglob("gamma.*.pyc"))
 
 
 def test_nothing_is_left_that_everybody_could_hold(uv: Uv, interpreter: str, tmp_path: Path) -> None:
