@@ -51,6 +51,14 @@ class RattlerError(DaskError):
         self.kind = kind
 
 
+class CacheError(DaskError):
+    """Packages that seemed to be in the cache are not whole there; ``files`` are their names."""
+
+    def __init__(self, files: t.Sequence[str]) -> None:
+        super().__init__("The package cache lacks {0}.".format(", ".join(files)))
+        self.files = files
+
+
 def ask_rattler(interpreter: str, task: str, ca_bundle: str = "", **values: t.Any) -> dict[str, t.Any]:
     """Has a task of ``_rattler_side`` done.
 
@@ -108,11 +116,16 @@ def conda_environment(options: Options, check_mode: bool) -> Options:
             return UNCHANGED
         supplies = unpack(options["supplies"], work)
         wanted = _missing(options, packages)
-        needs = lacks(options, supplies, wanted, uv=any(package["manager"] == "pip" for package in packages))
-        if needs:
-            return {"changed": False, "needs": needs}
-        files = _gather(options, wanted, supplies, work)
-        anew(path, lambda: _fill(options, packages, files, supplies, content))
+        while True:
+            needs = lacks(options, supplies, wanted, uv=any(package["manager"] == "pip" for package in packages))
+            if needs:
+                return {"changed": False, "needs": needs}
+            files = _gather(options, wanted, supplies, work)
+            try:
+                anew(path, lambda files=files: _fill(options, packages, files, supplies, content))  # type: ignore[misc]
+                break
+            except CacheError as error:
+                wanted += [package for package in packages if file_of(package) in error.files]
     return result
 
 
@@ -127,13 +140,14 @@ def _is_complete(path: str, content: str) -> bool:
 
 
 def _missing(options: Options, packages: t.Sequence[Package]) -> list[Package]:
-    """Returns the packages that this host doesn't have in its caches."""
-    conda = [{**package, "file": file_of(package)} for package in packages if package["manager"] == "conda"]
+    """Returns the packages that this host surely doesn't have in its caches; rattler finds out about the others."""
     cache = os.path.join(options["cache"], CONDA_CACHE)
-    lacking = set(ask_rattler(options["interpreter"], "missing", cache=cache, packages=conda)["missing"])
-    wheels = [package for package in packages if package["manager"] == "pip"]
-    lacking.update(map(file_of, wheels_lacking(options, wheels)))
-    return [package for package in packages if file_of(package) in lacking]
+    lacking = [each for each in packages if each["manager"] == "conda" and not _is_unpacked(cache, each)]
+    return lacking + wheels_lacking(options, [each for each in packages if each["manager"] == "pip"])
+
+
+def _is_unpacked(cache: str, package: Package) -> bool:
+    return os.path.exists(os.path.join(cache, _rattler_side.stem(file_of(package)), "info"))
 
 
 def _gather(options: Options, wanted: t.Sequence[Package], supplies: Supplies, work: str) -> dict[str, str]:
@@ -150,7 +164,7 @@ def _fill(
     cache, prefix = os.path.join(options["cache"], CONDA_CACHE), options["path"]
     conda = [{**package, "file": file_of(package)} for package in packages if package["manager"] == "conda"]
     try:
-        ask_rattler(options["interpreter"], "install", cache=cache, prefix=prefix, packages=conda, files=files)
+        answer = ask_rattler(options["interpreter"], "install", cache=cache, prefix=prefix, packages=conda, files=files)
     except RattlerError as error:
         # The cache is all that can be wrong: what arrived was verified, and nobody else is in the prefix.
         remove(cache)
@@ -158,6 +172,8 @@ def _fill(
             "The packages could not be installed ({0}). The package cache {1} was damaged and is removed; run this "
             "again.".format(error, cache)
         ) from error
+    if answer["missing"]:
+        raise CacheError(answer["missing"])
     for directory in site_packages(prefix):
         python = os.path.join(prefix, "bin", "python")
         compile_all(python, directory, os.path.join(options["cache"], BYTECODE_CACHE))

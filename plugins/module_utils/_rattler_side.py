@@ -106,14 +106,17 @@ def described(record: rattler.RepoDataRecord) -> Task:
     }
 
 
-async def missing(task: Task) -> Task:
-    index = await rattler.PackageCache(task["cache"]).index()
-    return {"missing": [each["file"] for each in task["packages"] if not index.contains_record(locked(each))]}
-
-
 async def install(task: Task) -> Task:
-    """Links packages into a prefix. What is in the cache is verified, file by file, against its own list of hashes."""
+    """Links packages into a prefix. What is in the cache is verified, file by file, against its own list of hashes.
+
+    Where a package is neither among the files nor whole in the cache, nothing is done, and all such are ``missing``.
+    """
     files: dict[str, str] = task["files"]
+    index = await rattler.PackageCache(task["cache"]).index()
+    cached = [package for package in task["packages"] if package["file"] not in files]
+    missing = [package["file"] for package in cached if not index.contains_record(locked(package))]
+    if missing:
+        return {"missing": missing}
     records = [await rattler.RepoDataRecord.from_package_archive(path) for path in files.values()]
     for package in task["packages"]:
         if package["file"] not in files:
@@ -127,7 +130,7 @@ async def install(task: Task) -> Task:
     for package in task["packages"]:
         if package["file"] in files:
             tell_origin(task["prefix"], package)
-    return {}
+    return {"missing": []}
 
 
 def tell_origin(prefix: str, package: Task) -> None:
@@ -142,7 +145,6 @@ def tell_origin(prefix: str, package: Task) -> None:
 
 TASKS: dict[str, t.Callable[[Task], t.Coroutine[t.Any, t.Any, Task]]] = {
     "solve": solve,
-    "missing": missing,
     "install": install,
 }
 

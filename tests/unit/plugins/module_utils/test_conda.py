@@ -80,7 +80,7 @@ def test_a_complete_environment_from_another_lock_is_refused(tmp_path: Path) -> 
 def test_a_python_without_rattler_is_told_how_to_get_it() -> None:
     bare = str(Path(sys.base_prefix, "bin", "python3"))
     with pytest.raises(DaskError, match=r"has no py-rattler that .* -m pip install py-rattler=="):
-        ask_rattler(bare, "missing", cache="/nowhere", packages=[])
+        ask_rattler(bare, "install", cache="/nowhere", prefix="/nowhere", packages=[], files={})
 
 
 @pytest.mark.parametrize(
