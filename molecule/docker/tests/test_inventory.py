@@ -30,16 +30,13 @@ def refusal(ansible: Ansible, playbook: str = "flotilla.dask.site", **extra_vars
 
 
 @pytest.mark.usefixtures("without_engine")
-def test_a_host_whose_engine_does_not_answer_is_refused(ansible: Ansible) -> None:
-    assert "on which a Docker Engine 20.10 or newer answers; that of worker1 doesn't" in refusal(ansible)
-
-
-def test_a_volume_that_a_host_lacks_is_refused(ansible: Ansible, hosts: Hosts) -> None:
+def test_what_a_host_lacks_is_refused(ansible: Ansible, hosts: Hosts) -> None:
     hosts["worker1"].check_output("mv /srv/reference /srv/elsewhere")
     try:
         problems = refusal(ansible)
     finally:
         hosts["worker1"].check_output("mv /srv/elsewhere /srv/reference")
+    assert "on which a Docker Engine 20.10 or newer answers; that of worker1 doesn't" in problems
     assert "dask_docker_volumes[1]: '/srv/reference' is refused" in problems
     assert "there is none on worker1" in problems
 

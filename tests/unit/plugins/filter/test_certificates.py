@@ -10,6 +10,7 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.flotilla.dask.plugins.filter.certificates import (
     certificate_due,
+    certificate_problem,
     subject_alternative_names,
 )
 
@@ -51,6 +52,16 @@ def test_where_there_is_none_or_no_authority_yet_one_is_issued() -> None:
 def test_what_is_not_a_certificate_is_refused() -> None:
     with pytest.raises(AnsibleFilterError, match="PEM"):
         certificate_due("nonsense", OURS.certificate_text, NAMES, 30)
+
+
+def test_a_certificate_that_browsers_would_refuse_is_refused_in_words() -> None:
+    good, other, expired = (certificates.issue(OURS, ["gateway"], days) for days in (10, 10, -1))
+    assert certificate_problem(good.certificate_text, good.key_text()) == ""
+    assert certificate_problem(good.certificate_text, other.key_text()) == "the key is another certificate's"
+    assert certificate_problem(expired.certificate_text, expired.key_text()).startswith("it expired on ")
+    assert "isn't a certificate" in certificate_problem("nothing", good.key_text())
+    assert "isn't a private key" in certificate_problem(good.certificate_text, "nothing")
+    assert "without a passphrase" in certificate_problem(good.certificate_text, good.key_text("secret words"))
 
 
 def test_names_and_addresses_are_told_apart() -> None:
