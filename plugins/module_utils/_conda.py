@@ -174,11 +174,11 @@ def _fill(
         ) from error
     if answer["missing"]:
         raise CacheError(answer["missing"])
-    for directory in site_packages(prefix):
-        python = os.path.join(prefix, "bin", "python")
+    python = os.path.join(prefix, "bin", "python")
+    for directory in site_packages(prefix) if os.path.exists(python) else []:
         compile_all(python, directory, os.path.join(options["cache"], BYTECODE_CACHE))
     wheels = [package for package in packages if package["manager"] == "pip"]
     if wheels:
         directory = os.path.join(options["cache"], WHEEL_CACHE)
-        uv_of(options, supplies).install_locked(os.path.join(prefix, "bin", "python"), wheels, directory, index=False)
+        uv_of(options, supplies).install_locked(python, wheels, directory, index=False)
     return {"content": content, "packages": listed(packages), "files": sorted(map(file_of, packages))}

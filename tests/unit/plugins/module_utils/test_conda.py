@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import sys
+import tarfile
 import typing as t
 from pathlib import Path
 
@@ -96,3 +99,45 @@ def test_a_mirror_stands_for_channels_and_not_for_the_index(mirror: str, url: st
     wheel = {**PACKAGE, "manager": "pip", "url": "https://index.example/alpha-2.0-py3-none-any.whl"}
     assert item_of(wheel, mirror).url == wheel["url"]
     assert item_of(wheel, mirror, "/srv/wheels").url == "file:///srv/wheels/alpha-2.0-py3-none-any.whl"
+
+
+def write_package(channel: Path) -> dict[str, str]:
+    """Writes a package with one Python file; gives its entry in a lock."""
+    content, name = b"value = 1\n", "beta-1.0-0.tar.bz2"
+    index = {"name": "beta", "version": "1.0", "build": "0", "build_number": 0, "depends": [], "subdir": "noarch"}
+    path = {"_path": "lib/python3.11/site-packages/beta.py", "path_type": "hardlink"}
+    path = {**path, "sha256": hashlib.sha256(content).hexdigest(), "size_in_bytes": len(content)}
+    files = {
+        "info/index.json": json.dumps(index).encode(),
+        "info/paths.json": json.dumps({"paths_version": 1, "paths": [path]}).encode(),
+        path["_path"]: content,
+    }
+    (channel / "noarch").mkdir(parents=True, exist_ok=True)
+    with tarfile.open(channel / "noarch" / name, "w:bz2") as tar:
+        for file, text in files.items():
+            member = tarfile.TarInfo(str(file))
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+    sha256 = hashlib.sha256((channel / "noarch" / name).read_bytes()).hexdigest()
+    return {**PACKAGE, "name": "beta", "version": "1.0", "url": f"file://{channel}/noarch/{name}", "sha256": sha256}
+
+
+def test_what_is_whole_in_the_cache_is_linked_and_what_is_not_is_fetched_again(tmp_path: Path) -> None:
+    package = write_package(tmp_path / "channel")
+    changes = {"packages": [package], "download_on": "host"}
+
+    def installed(name: str) -> Path:
+        path = tmp_path / "envs" / name
+        # Without a Python in it, of which nothing is compiled then.
+        result = conda_environment(options(tmp_path, **changes, path=str(path)), check_mode=False)
+        assert result["packages"]["added"] == ["beta 1.0"]
+        return path / "lib" / "python3.11" / "site-packages" / "beta.py"
+
+    assert installed("one").read_text() == "value = 1\n"
+    archive = tmp_path / "channel" / "noarch" / "beta-1.0-0.tar.bz2"
+    archive.rename(archive.with_suffix(".away"))
+    assert installed("two").stat().st_ino == installed("three").stat().st_ino
+    archive.with_suffix(".away").rename(archive)
+    (record,) = (tmp_path / "cache" / "conda").glob("beta-1.0-0/info/index.json")
+    record.unlink()
+    assert installed("four").read_text() == "value = 1\n"
