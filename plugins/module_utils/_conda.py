@@ -147,7 +147,7 @@ def _missing(options: Options, packages: t.Sequence[Package]) -> list[Package]:
 
 
 def _is_unpacked(cache: str, package: Package) -> bool:
-    return os.path.exists(os.path.join(cache, _rattler_side.stem(file_of(package)), "info"))
+    return os.path.exists(os.path.join(cache, _rattler_side.stem(file_of(package)), "info", "index.json"))
 
 
 def _gather(options: Options, wanted: t.Sequence[Package], supplies: Supplies, work: str) -> dict[str, str]:
