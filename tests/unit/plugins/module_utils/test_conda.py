@@ -105,17 +105,17 @@ def write_package(channel: Path) -> dict[str, str]:
     """Writes a package with one Python file; gives its entry in a lock."""
     content, name = b"value = 1\n", "beta-1.0-0.tar.bz2"
     index = {"name": "beta", "version": "1.0", "build": "0", "build_number": 0, "depends": [], "subdir": "noarch"}
-    path = {"_path": "lib/python3.11/site-packages/beta.py", "path_type": "hardlink"}
-    path = {**path, "sha256": hashlib.sha256(content).hexdigest(), "size_in_bytes": len(content)}
+    path: dict[str, t.Any] = {"_path": "lib/python3.11/site-packages/beta.py", "path_type": "hardlink"}
+    path.update(sha256=hashlib.sha256(content).hexdigest(), size_in_bytes=len(content))
     files = {
         "info/index.json": json.dumps(index).encode(),
         "info/paths.json": json.dumps({"paths_version": 1, "paths": [path]}).encode(),
-        path["_path"]: content,
+        str(path["_path"]): content,
     }
     (channel / "noarch").mkdir(parents=True, exist_ok=True)
     with tarfile.open(channel / "noarch" / name, "w:bz2") as tar:
         for file, text in files.items():
-            member = tarfile.TarInfo(str(file))
+            member = tarfile.TarInfo(file)
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text))
     sha256 = hashlib.sha256((channel / "noarch" / name).read_bytes()).hexdigest()
