@@ -179,7 +179,8 @@ def uv_program(platform: str, controller: Options) -> str:
     if not os.path.exists(program):
         python = Python(OLDEST_PYTHON, platform, "2.{0}".format(OLDEST_GLIBC))
         wheels = resolved([UV], "", asdict(python), controller, words=("--no-deps",))
-        (path,) = fetched([item_of(each, wheelhouse=controller["wheelhouse"]) for each in wheels], controller).values()
+        item = item_of(wheels[0], wheelhouse=controller["wheelhouse"])
+        path = fetched([item], controller)[item.file]
         os.makedirs(os.path.dirname(program), exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(program))
         with os.fdopen(handle, "wb") as target, zipfile.ZipFile(path) as archive:
