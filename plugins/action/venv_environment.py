@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+from ansible.module_utils.common.validation import check_type_list
+
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import file_of, item_of
+from ansible_collections.flotilla.dask.plugins.module_utils._uv_solver import checked_requirements, refuse_options
 from ansible_collections.flotilla.dask.plugins.plugin_utils.supplies import (
     Files,
     Options,
@@ -23,8 +26,10 @@ class ActionModule(SupplyingAction):
         files, more = super().gather(options, needs)
         if "python" in needs:
             sources = options.get("download_on") != "controller"
-            constraints = options.get("constraints") or ""
-            more["packages"] = resolved(options["requirements"], constraints, needs["python"], self.controller, sources)
+            constraints = str(options.get("constraints") or "")
+            refuse_options(constraints)
+            requirements = checked_requirements(check_type_list(options["requirements"]))
+            more["packages"] = resolved(requirements, constraints, needs["python"], self.controller, sources)
         else:
             wanted = [package for package in options["packages"] if file_of(package) in needs["files"]]
             items = {file_of(each): item_of(each, wheelhouse=self.controller["wheelhouse"]) for each in wanted}

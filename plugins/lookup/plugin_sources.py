@@ -50,7 +50,12 @@ from ansible import constants
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
-LEFT_OUT = {"__pycache__", "build", "dist", "node_modules"}
+LEFT_OUT = {"__pycache__", "node_modules"}
+LEFT_OUT_AT_THE_TOP = {"build", "dist"}
+ALLOWED = (
+    "Allowed: a list of packages' directories, wheels, source distributions, and requirements without '/', such as "
+    "mylab==1.0"
+)
 PROJECT_FILES = ("pyproject.toml", "setup.py")
 
 
@@ -58,11 +63,19 @@ def project_files(directory: str) -> list[str]:
     """Returns the files of a package, relative to it and sorted; caches, builds and hidden files are left out."""
     found = []
     for folder, folders, names in os.walk(directory):
+        left_out = LEFT_OUT | (LEFT_OUT_AT_THE_TOP if folder == directory else set())
         folders[:] = sorted(
             name
             for name in folders
-            if name not in LEFT_OUT and not name.startswith(".") and not name.endswith(".egg-info")
+            if name not in left_out and not name.startswith(".") and not name.endswith(".egg-info")
         )
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                raise AnsibleLookupError(
+                    "dask_environment_plugins: '{0}' is refused: it is a link to a directory, which would not be in "
+                    "the "
+                    "package. Put the directory itself there.".format(os.path.join(folder, name))
+                )
         found += [os.path.relpath(os.path.join(folder, name), directory) for name in names if name[0] != "."]
     return sorted(found)
 
@@ -86,21 +99,40 @@ def pack(root: str, names: t.Iterable[str], archive: str) -> None:
     os.replace(temporary, archive)
 
 
+def _checked(term: t.Any) -> str:
+    if isinstance(term, str) and term.strip() and term.isprintable():
+        return str(term)
+    raise AnsibleLookupError("dask_environment_plugins: {0!r} is refused. {1}.".format(term, ALLOWED))
+
+
+def _refuse_other_than_requirement(term: str) -> None:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        Requirement(term)
+    except InvalidRequirement as error:
+        raise AnsibleLookupError("dask_environment_plugins: {0!r} is refused. {1}.".format(term, ALLOWED)) from error
+
+
 class LookupModule(LookupBase):
     """Packs plugin packages."""
 
     def run(self, terms: list[str], variables: dict[str, t.Any] | None = None, **kwargs: t.Any) -> list[dict[str, str]]:
         self.set_options(var_options=variables, direct=kwargs)
-        return [self._source(str(term), variables or {}) for term in terms]
+        # A list, as a variable has it, counts as its elements.
+        flat = [each for term in terms for each in (term if isinstance(term, (list, tuple)) else [term])]
+        return [self._source(_checked(term), variables or {}) for term in flat]
 
     def _source(self, term: str, variables: dict[str, t.Any]) -> dict[str, str]:
         if "/" not in term:
+            _refuse_other_than_requirement(term)
             return {"requirement": term, "digest": term}
         path = self.find_file_in_search_path(variables, "files", os.path.expanduser(term), ignore_missing=True)
         if not path:
             raise AnsibleLookupError(
-                "dask_environment_plugins: '{0}' is refused: no such file or directory on the controller. Allowed: a "
-                "package's directory, a wheel, a source distribution, or a requirement without '/'.".format(term)
+                "dask_environment_plugins: '{0}' is refused: no such file or directory on the controller. {1}.".format(
+                    term, ALLOWED
+                )
             )
         path = os.path.realpath(path)
         name = os.path.basename(path)

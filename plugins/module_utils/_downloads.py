@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import configparser
 import hashlib
 import os
 import pathlib
 import posixpath
 import shutil
 import ssl
+import sys
 import tempfile
 import time
 import typing as t
@@ -77,6 +79,44 @@ def cache_directory(named: str = "") -> str:
     return named or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or str(pathlib.Path.home() / ".cache"), "flotilla-dask"
     )
+
+
+def configured_index() -> str:
+    """Returns the address of the index that pip is configured with, with user and password; empty for none.
+
+    :raises DownloadError: pip's configuration cannot be read, so that another index would stand in for it unsaid.
+    """
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    files = [
+        "/etc/xdg/pip/pip.conf",
+        "/etc/pip.conf",
+        "/Library/Application Support/pip/pip.conf",
+        os.path.expanduser("~/.pip/pip.conf"),
+        os.path.expanduser("~/Library/Application Support/pip/pip.conf"),
+        os.path.join(home, "pip", "pip.conf"),
+        os.path.join(sys.prefix, "pip.conf"),
+        os.environ.get("PIP_CONFIG_FILE", ""),
+    ]
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = lambda option: option.lower().replace("_", "-")  # type: ignore[assignment,method-assign]
+    for path in filter(None, files):
+        try:
+            parser.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise DownloadError(
+                "{0} is refused: it cannot be read ({1}), and may name the index. Correct it, or remove it.".format(
+                    path, reason
+                )
+            ) from error
+    said = [parser.get(section, "index-url", fallback="") for section in ("install", "global")]
+    found = next(filter(None, (os.environ.get("PIP_INDEX_URL", ""), *said)), "").strip()
+    if found and urlsplit(found).scheme not in ("http", "https", "file"):
+        raise DownloadError(
+            "{0!r}, which pip is configured with as its index, is refused. Allowed: an address that starts with "
+            "https://, http:// or file://.".format(found)
+        )
+    return found
 
 
 def refuse_missing_bundle(path: str) -> None:
@@ -150,7 +190,18 @@ def _opened(url: str, ca_bundle: str) -> t.IO[bytes]:
     parts = urlsplit(url)
     if parts.scheme == "file":
         return open(unquote(parts.path), "rb")
-    return t.cast("t.IO[bytes]", open_url(url, timeout=TIMEOUT, ca_path=ca_bundle or None))
+    login = _login(url)
+    return t.cast("t.IO[bytes]", open_url(url, timeout=TIMEOUT, ca_path=ca_bundle or None, **login))
+
+
+def _login(url: str) -> dict[str, t.Any]:
+    """What the index says who we are, for files of the same server. A lock has no passwords."""
+    for known in (os.environ.get("UV_DEFAULT_INDEX", ""), configured_index()):
+        index, asked = urlsplit(known), urlsplit(url)
+        if index.username and (index.scheme, index.hostname, index.port) == (asked.scheme, asked.hostname, asked.port):
+            words = unquote(index.username), unquote(index.password or "")
+            return {"url_username": words[0], "url_password": words[1], "force_basic_auth": True}
+    return {}
 
 
 def _may_pass(error: Exception) -> bool:
@@ -162,6 +213,8 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _advice(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403):
+        return "The server wants a user and a password: put them into the address of pip's index, on whoever fetches."
     if isinstance(error, urllib.error.HTTPError):
         return "The server has no such file for you; solve anew with dask_environment_update, or check the mirror."
     if isinstance(getattr(error, "reason", error), ssl.SSLError):

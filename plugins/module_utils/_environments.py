@@ -10,9 +10,7 @@ holds a lock, so that a run whose controller was lost, and the next one, don't m
 
 from __future__ import annotations
 
-import configparser
 import contextlib
-import fcntl
 import glob
 import json
 import os
@@ -24,14 +22,24 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from ansible_collections.flotilla.dask.plugins.module_utils._bytecode import compile_all
-from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, fetch, file_name
-from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, configured_index, fetch, file_name
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._files import (
+    directory_status,
+    held,
+    make_directory,
+    read_text,
+    write_text,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import channel_path, diff, difference
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 
 PREFIX_RECORD = "packages.json"
 """In a prefix: what it was made from and which packages are in it."""
+
+GENERATION_RECORD = "environment.json"
+"""In a generation: that it is complete, with its plugins."""
 
 ON_CONTROLLER = "controller"
 CONDA_CACHE = "conda"
@@ -40,6 +48,10 @@ UV_CACHE = "uv"
 BYTECODE_CACHE = "bytecode"
 """Directories in a cache: conda packages unpacked, wheels by their names, what uv keeps, and what Python compiled."""
 
+KEPT_FOR_UV = (
+    *("UV_DEFAULT_INDEX", "UV_INDEX", "UV_KEYRING_PROVIDER", "UV_INSECURE_HOST", "UV_NATIVE_TLS", "UV_OFFLINE"),
+    *("UV_HTTP_TIMEOUT", "UV_HTTP_RETRIES", "UV_CONCURRENT_DOWNLOADS", "UV_CONCURRENT_BUILDS"),
+)
 _NOTE = "uv_cache.json"
 
 Package = t.Dict[str, str]
@@ -60,11 +72,11 @@ class Supplies:
 
 def read_record(directory: str, name: str = PREFIX_RECORD) -> dict[str, t.Any] | None:
     """Returns the record of a complete directory, or None."""
-    text = read_text(os.path.join(directory, name))
     try:
-        return t.cast("t.Dict[str, t.Any]", json.loads(text)) if text else None
-    except ValueError:
+        found = json.loads(read_text(os.path.join(directory, name)) or "null")
+    except ValueError:  # also where it is not UTF-8
         return None
+    return found if isinstance(found, dict) and "content" in found else None
 
 
 def file_of(package: Package) -> str:
@@ -125,11 +137,21 @@ def packages_of(directory: str) -> list[str]:
 
 @contextlib.contextmanager
 def workplace(cache: str) -> t.Iterator[str]:
-    """A directory to work in, in a cache that is nobody else's meanwhile; what an interrupted run left there goes."""
-    os.makedirs(cache, exist_ok=True)
+    """A directory to work in, in a cache that is nobody else's meanwhile; what an interrupted run left there goes.
+
+    :raises DaskError: the cache is reached over a link, or belongs to another account, which could change it meanwhile.
+    """
+    os.umask(0o022)
+    found = directory_status(cache)
+    if found is None:
+        make_directory(cache)
+    elif found.st_uid != os.geteuid():
+        raise DaskError(
+            "{0} is refused: it belongs to account number {1}, and this acts as number {2}. Remove it, or name another "
+            "directory.".format(cache, found.st_uid, os.geteuid())
+        )
     directory = os.path.join(cache, "work")
-    with open(os.path.join(cache, ".lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(os.path.join(cache, ".lock")):
         remove(directory)
         os.mkdir(directory)
         try:
@@ -160,7 +182,6 @@ def remove(path: str) -> None:
 
 def anew(directory: str, fill: t.Callable[[], t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
     """Makes a prefix: removes what an interrupted run left, has it filled, and writes down last what that returns."""
-    os.umask(0o022)
     remove(directory)
     os.makedirs(directory)
     record = dict(fill())
@@ -197,15 +218,17 @@ class Uv:
         :param path: Directory of packages that those which are built can import.
         :raises DaskError: uv refused; the message has what it said.
         """
-        source = ["--no-index", "--find-links", self.wheelhouse] if self.wheelhouse else []
+        source = ["--no-index", "--find-links=" + self.wheelhouse] if self.wheelhouse else []
         source = source if index else ["--no-index", "--offline"]
         self._made_temporary()
         command = [self.program, "pip", "install", "--quiet", "--python", interpreter]
-        variables = {**os.environ, **self._environment(), **({"PYTHONPATH": path} if path else {})}
-        run([*command, *source, *words], environment=variables, lines=None)
+        variables = {**uv_environment(), **self._environment(), **({"PYTHONPATH": path} if path else {})}
         target = words[words.index("--target") + 1] if "--target" in words else _prefix(interpreter)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(target, ".lock"))  # which everybody could hold
+        try:
+            run([*command, *source, *words], environment=variables, lines=None)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(target, ".lock"))  # which everybody could hold
         for directory in [target] if "--target" in words else site_packages(target):
             for found in glob.glob(os.path.join(glob.escape(directory), "*.dist-info", _NOTE)):
                 _forget(found)
@@ -225,7 +248,7 @@ class Uv:
 
     def prune(self) -> None:
         """Removes from the cache what nothing can use any more."""
-        run([self.program, "cache", "prune", "--quiet"], environment={**os.environ, **self._environment()})
+        run([self.program, "cache", "prune", "--quiet"], environment={**uv_environment(), **self._environment()})
 
     def _made_temporary(self) -> str:
         for directory in (self.cache, self._temporary):
@@ -237,19 +260,19 @@ class Uv:
         return os.path.join(self.cache, "tmp")
 
     def _environment(self) -> dict[str, str]:
-        own = {
-            "NO_COLOR": "1",
-            "PYTHONPYCACHEPREFIX": "",
-            "TMPDIR": self._temporary,
-            "UV_CACHE_DIR": self.cache,
-            "UV_NO_CONFIG": "1",
-            "UV_NO_PROGRESS": "1",
-            "UV_PYTHON_DOWNLOADS": "never",
-            "UV_SYSTEM_CERTS": "1",
-        }
-        index = "" if "UV_DEFAULT_INDEX" in os.environ else configured_index()
-        own.update({"UV_DEFAULT_INDEX": index} if index else {})
+        own = {"PYTHONPYCACHEPREFIX": "", "TMPDIR": self._temporary, "UV_CACHE_DIR": self.cache}
         return {**own, **({"SSL_CERT_FILE": self.ca_bundle} if self.ca_bundle else {})}
+
+
+def uv_environment() -> dict[str, str]:
+    """Returns the environment that uv runs in: what a user has set about the index and how it is reached, no more.
+
+    With anything else the same lock would not mean the same everywhere.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or name in KEPT_FOR_UV}
+    index = {} if "UV_DEFAULT_INDEX" in kept else {"UV_DEFAULT_INDEX": configured_index()}
+    own = {"NO_COLOR": "1", "UV_NO_CONFIG": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    return {**kept, **own, "UV_SYSTEM_CERTS": "1", **({} if index == {"UV_DEFAULT_INDEX": ""} else index)}
 
 
 def _forget(note: str) -> None:
@@ -259,21 +282,6 @@ def _forget(note: str) -> None:
     if text is not None:
         write_text(record, "".join(line for line in text.splitlines(True) if "/{0},".format(_NOTE) not in line))
     os.unlink(note)
-
-
-def configured_index() -> str:
-    """Returns the address of the index that pip is configured with, as uv does not read that; empty for none."""
-    files = [
-        "/etc/xdg/pip/pip.conf",
-        "/etc/pip.conf",
-        os.path.expanduser("~/.pip/pip.conf"),
-        os.path.expanduser("~/.config/pip/pip.conf"),
-        os.environ.get("PIP_CONFIG_FILE", ""),
-    ]
-    parser = configparser.RawConfigParser()
-    with contextlib.suppress(configparser.Error, UnicodeDecodeError):
-        parser.read(filter(None, files), encoding="utf-8")
-    return (os.environ.get("PIP_INDEX_URL") or parser.get("global", "index-url", fallback="") or "").strip()
 
 
 def site_packages(prefix: str) -> list[str]:

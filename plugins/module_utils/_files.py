@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
+import time
 import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
@@ -23,6 +25,9 @@ _SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | 
 _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+LONGEST_HOLD = 3600
+"""Seconds after which a lock is taken for one that nobody lets go: longer than large packages take over a slow line."""
 _MOST_LINKS = 40
 """As many as Linux itself follows in one path."""
 
@@ -92,6 +97,42 @@ def write_text(path: str, text: str, mode: int = 0o644) -> None:
         except BaseException:
             os.unlink(temporary, dir_fd=parent)
             raise
+
+
+@contextlib.contextmanager
+def held(path: str) -> t.Iterator[None]:
+    """Holds a lock file that no other account can open, and waits for whoever has it.
+
+    :raises DaskError: it is a link, or somebody had it for longer than anything takes.
+    """
+    with opened_parent(path) as (parent, name):
+        try:
+            descriptor = os.open(name, _LOCK_FILE, 0o600, dir_fd=parent)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                raise
+            raise DaskError("{0} is refused: it is not a regular file. Remove it.".format(path)) from error
+    try:
+        os.fchmod(descriptor, 0o600)
+        until = time.monotonic() + LONGEST_HOLD
+        while not _locked(descriptor):
+            if time.monotonic() > until:
+                raise DaskError(
+                    "Another run has held {0} for {1} minutes. 'fuser -v {0}' names it; end it, and run this "
+                    "again.".format(path, LONGEST_HOLD // 60)
+                )
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def status(path: str) -> os.stat_result | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import time
 import typing as t
 from dataclasses import asdict
 
@@ -20,6 +21,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._bytecode import cle
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
     BYTECODE_CACHE,
     CONDA_CACHE,
+    GENERATION_RECORD,
     ON_CONTROLLER,
     PREFIX_RECORD,
     WHEEL_CACHE,
@@ -40,8 +42,9 @@ from ansible_collections.flotilla.dask.plugins.module_utils._interpreters import
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import pypi_name, requirement_name
 from ansible_collections.flotilla.dask.plugins.module_utils._rattler_side import stem
 
-RECORD = "environment.json"
 CURRENT = "current"
+RECENT = 3600.0
+"""Seconds within which a run that made an environment makes it the current one."""
 _FINGERPRINT = re.compile(r"(?P<name>.+)-[0-9a-f]{12}")
 
 
@@ -57,27 +60,27 @@ def dask_generation(options: Options, check_mode: bool) -> Options:
         raise DaskError(
             "{0} is refused: it is not a link, and nothing of this collection's. Move it away.".format(link)
         )
-    complete = read_record(path, RECORD) is not None
+    complete = read_record(path, GENERATION_RECORD) is not None
     before = os.readlink(link) if os.path.islink(link) else ""
     swap = before != prefix
     removed = _surplus(path, before, options["keep"])
-    if not complete and not check_mode:
+    if not check_mode and (swap or removed or not complete):
         with workplace(options["cache"]) as work:
-            supplies = unpack(options["supplies"], work)
-            needs = _needs(options, prefix, supplies)
-            if needs:
-                return {"changed": False, "needs": needs}
-            _complete(options, prefix, supplies)
-    if swap and not check_mode:
-        if os.path.exists(os.path.join(before, RECORD)):
-            os.utime(os.path.join(before, RECORD))
-        os.utime(os.path.join(path, RECORD))
-        _point(link, prefix)
-    if not check_mode:
-        for directory in removed:
-            remove(directory)
-        if removed:
-            _clear_caches(parent, options)
+            if not complete:
+                supplies = unpack(options["supplies"], work)
+                needs = _needs(options, prefix, supplies)
+                if needs:
+                    return {"changed": False, "needs": needs}
+                _complete(options, prefix, supplies)
+            if swap:
+                if os.path.exists(os.path.join(before, GENERATION_RECORD)):
+                    os.utime(os.path.join(before, GENERATION_RECORD))
+                os.utime(os.path.join(path, GENERATION_RECORD))
+                _point(link, prefix)
+            for directory in removed:
+                remove(directory)
+            if removed:
+                _clear_caches(parent, options)
     states = [_state(before, []), _state(prefix, removed)]
     return {
         "changed": not complete or swap or bool(removed),
@@ -111,7 +114,8 @@ def _state(target: str, removed: t.Sequence[str]) -> str:
 def _complete(options: Options, prefix: str, supplies: Supplies) -> None:
     """Installs the plugins and writes the record."""
     path, directory = options["path"], options["plugin_directory"]
-    os.umask(0o022)
+    if prefix == path and read_record(path) is None:
+        raise DaskError("{0} was removed while this ran, by another run. Run this again.".format(path))
     os.makedirs(path, exist_ok=True)
     if options["plugins"]:
         remove(directory)
@@ -140,7 +144,7 @@ def _complete(options: Options, prefix: str, supplies: Supplies) -> None:
                     "dask_environment_plugins: {0} cannot be installed. Correct the package, and run this again. "
                     "{1}".format(name, error)
                 ) from error
-    write_record(path, {"content": options["content"], "packages": packages_of(path)}, RECORD)
+    write_record(path, {"content": options["content"], "packages": packages_of(path)}, GENERATION_RECORD)
 
 
 def _point(link: str, target: str) -> None:
@@ -163,12 +167,19 @@ def _surplus(path: str, current: str, keep: int) -> list[str]:
         for each in glob.glob(os.path.join(glob.escape(os.path.dirname(path)), glob.escape(name) + "-*"))
         if _FINGERPRINT.fullmatch(os.path.basename(each)) and each not in (path, current)
     ]
-    complete = [each for each in beside if read_record(each, RECORD) is not None]
-    complete.sort(key=lambda each: os.stat(os.path.join(each, RECORD)).st_mtime, reverse=True)
+    complete = [each for each in beside if read_record(each, GENERATION_RECORD) is not None]
+    complete.sort(key=lambda each: os.stat(os.path.join(each, GENERATION_RECORD)).st_mtime, reverse=True)
     kept = 2 if current and current != path and current.startswith(os.path.dirname(path) + os.sep) else 1
-    surplus = [each for each in beside if each not in complete] + complete[max(keep - kept, 0) :]
+    interrupted = [each for each in beside if each not in complete and not _is_recent(each)]
+    surplus = interrupted + complete[max(keep - kept, 0) :]
     used = _used(surplus)
     return sorted(each for each in surplus if each not in used)
+
+
+def _is_recent(directory: str) -> bool:
+    """Whether another run may be about to complete it."""
+    record = os.path.join(directory, PREFIX_RECORD)
+    return os.path.exists(record) and time.time() - os.stat(record).st_mtime < RECENT
 
 
 def _used(directories: t.Sequence[str]) -> set[str]:
@@ -198,7 +209,7 @@ def _clear_caches(parent: str, options: Options) -> None:
     for record in glob.glob(os.path.join(glob.escape(parent), "*", PREFIX_RECORD)):
         used.update((read_record(os.path.dirname(record)) or {}).get("files", []))
     used.update(stem(file) for file in list(used))
-    for kind, pattern in ((WHEEL_CACHE, "*"), (CONDA_CACHE, "*/info")):
+    for kind, pattern in ((WHEEL_CACHE, "*"), (WHEEL_CACHE, ".part-*"), (CONDA_CACHE, "*/info")):
         for found in glob.glob(os.path.join(glob.escape(cache), kind, pattern)):
             path = os.path.dirname(found) if kind == CONDA_CACHE else found
             if os.path.basename(path) not in used:

@@ -51,7 +51,7 @@ def interpreter(command: str) -> Python:
     if not _COMMAND.fullmatch(command):
         raise DaskError(_REFUSAL.format(command, "it is neither a program's name nor an absolute path"))
     try:
-        facts = json.loads(run([command, "-c", _FACTS]))
+        facts = json.loads(run([command, "-I", "-c", _FACTS]))
     except DaskError as error:
         raise DaskError(_REFUSAL.format(command, error)) from error
     except ValueError as error:

@@ -105,7 +105,9 @@ def wheel_platforms(platform: str, glibc: int = GLIBC) -> list[str]:
     system, _dash, name = platform.partition("-")
     machine = MACHINES.get(name, name)
     if system == "osx":
-        return ["macosx_{0}_{1}".format(version, machine) for version in ("13_0", "12_0", "11_0", "10_15", "10_9")]
+        from packaging import tags
+
+        return list(tags.mac_platforms((13, 0), machine))
     legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
     names = []
     for minor in range(glibc, 4, -1):

@@ -96,11 +96,12 @@ def choose(lock: str, name: str, python: Python, sources: bool = False) -> list[
 
 
 def contents(lock: str, name: str) -> list[list[t.Any]]:
-    """Returns name, version and hashes of all packages of a lock, whichever the platform."""
+    """Returns name, version, marker and hashes of all packages of a lock, whichever the platform."""
     return sorted(
         [
             str(entry["name"]),
             str(entry.get("version", "")),
+            str(entry.get("marker", "")),
             sorted(_sha256(file) for file in (*entry.get("wheels", []), *_sources(entry))),
         ]
         for entry in _load(lock, name)["packages"]
@@ -112,8 +113,13 @@ def _load(lock: str, name: str) -> dict[str, t.Any]:
 
     try:
         content: dict[str, t.Any] = tomllib.loads(lock)
-    except tomllib.TOMLDecodeError as error:
-        raise LockError("{0} is refused: it is not TOML ({1}). {2}.".format(name, error, ALLOWED)) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise LockError(
+            "{0} is refused: it is not TOML ({1}). {2}. If this collection made it, remove it, and run this "
+            "again.".format(name, error, ALLOWED)
+        ) from error
+    if str(content.get("lock-version", "1.0")).partition(".")[0] != "1":
+        raise LockError("{0}: lock-version {1!r} is refused. {2}.".format(name, content["lock-version"], ALLOWED))
     packages = content.get("packages")
     if not isinstance(packages, list) or not all(map(_is_package, packages)):
         raise LockError(
@@ -150,6 +156,12 @@ def _chosen(
     fitting = sorted(((rank, file) for rank, file in wheels if rank is not None), key=lambda pair: pair[0])
     built = [file for file in files if not _file(file).endswith(".whl")] if sources else []
     chosen = fitting[0][1] if fitting else built[0] if built else None
+    if chosen is None and ("vcs" in entry or "directory" in entry):
+        raise LockError(
+            "{0} is refused: it is no file that a hash could verify. Allowed: a package of an index or with the "
+            "address of "
+            "a file; put one of your own into dask_environment_plugins.".format(where)
+        )
     if chosen is None:
         raise LockError(
             "{0} is refused: it has no wheel for {1}. {2}".format(
@@ -160,7 +172,7 @@ def _chosen(
                 else "Choose another version of it, or set dask_download_on: host, so that hosts build it themselves.",
             )
         )
-    if not (_SHA256.fullmatch(_sha256(chosen)) and _WORD.fullmatch(file_name(str(chosen.get("url") or "")))):
+    if not (_SHA256.fullmatch(_sha256(chosen)) and _WORD.fullmatch(_name_in(chosen.get("url") or ""))):
         raise LockError(
             "{0} is refused: {1!r} has no address or no sha256, so that nobody can verify it. {2}.".format(
                 where, _file(chosen), ALLOWED
@@ -179,7 +191,14 @@ def _chosen(
 
 
 def _file(file: t.Mapping[str, t.Any]) -> str:
-    return str(file.get("name") or file_name(str(file.get("url") or file.get("path") or "")))
+    return str(file.get("name") or _name_in(file.get("url") or file.get("path") or ""))
+
+
+def _name_in(address: t.Any) -> str:
+    try:
+        return file_name(str(address))
+    except ValueError:  # such as brackets where a server's name belongs
+        return ""
 
 
 def _rank(file: t.Mapping[str, t.Any], order: t.Mapping[str, int]) -> int | None:

@@ -15,7 +15,6 @@ from urllib.parse import quote
 from ansible_collections.flotilla.dask.plugins.module_utils._conda import RattlerError, ask_rattler
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import cache_directory, refuse_missing_bundle
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
     EXPLICIT,
     PLATFORMS,
@@ -33,7 +32,12 @@ from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import Python
 from ansible_collections.flotilla.dask.plugins.module_utils._pylock import choose
-from ansible_collections.flotilla.dask.plugins.module_utils._uv_solver import Solver, read_on_controller
+from ansible_collections.flotilla.dask.plugins.module_utils._uv_solver import (
+    Solver,
+    absolute_lock,
+    read_on_controller,
+    write_on_controller,
+)
 
 
 def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
@@ -41,7 +45,7 @@ def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.
 
     :raises DaskError: a file was refused, or the requirements cannot be met.
     """
-    path, file = options["path"], options["file"]
+    path, file = absolute_lock(options["path"]), options["file"]
     for platform in options["platforms"]:
         if platform not in PLATFORMS:
             raise DaskError("platforms: {0!r} is refused. Allowed: {1}.".format(platform, ", ".join(PLATFORMS)))
@@ -66,8 +70,7 @@ def conda_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.
     specification = parse_specification(wanted, file).along_with(options["also"])
     after = _solved(specification, before, options)
     if after != before and not check_mode:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        write_text(path, dump_lock(after, os.path.basename(file)))
+        write_on_controller(path, dump_lock(after, os.path.basename(file)))
     return _result(path, before, after)
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import cache_directory, refuse_missing_bundle
-from ansible_collections.flotilla.dask.plugins.module_utils._environments import configured_index
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import uv_environment
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
@@ -47,17 +47,19 @@ def venv_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.A
 
     :raises DaskError: a requirement or the lock was refused, or the requirements cannot be met.
     """
-    path = options["path"]
+    path = absolute_lock(options["path"])
     requirements = checked_requirements(options["requirements"])
+    refuse_options(options["constraints"])
     requirements += [each for each in options["also"] if not has_package(tuple(requirements), each)]
     pythons = [Python(**each) for each in options["pythons"]]
     refuse_missing_bundle(options["ca_bundle"])
     before = read_on_controller(path)
     after = _solved(before, requirements, pythons, options)
     chosen = {python.key: choose(after, path, python, options["sources"]) for python in pythons}
+    for key, packages in chosen.items():
+        refuse_lacking(path, key, [package.name for package in packages], options["also"])
     if after != before and not check_mode:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        write_text(path, after)
+        write_on_controller(path, after)
     lists = {python.key: (_known(before, path, python), listed(chosen[python.key])) for python in pythons}
     return {
         "changed": after != before,
@@ -92,6 +94,47 @@ def checked_requirements(requirements: t.Sequence[str]) -> list[str]:
                 "without options.".format(requirement, reason)
             ) from error
     return list(requirements)
+
+
+def refuse_options(constraints: str) -> None:
+    """:raises DaskError: constraints have options, which would mean nothing here, or hashes, which uv ignores."""
+    for line in constraints.splitlines():
+        if line.strip().startswith("-") or "--hash" in line or line.rstrip().endswith("\\"):
+            raise DaskError(
+                "dask_environment_constraints: {0!r} is refused. Allowed: a line for each package, such as "
+                "dask==2026.8.0, "
+                "without options and hashes; the lock has the hashes.".format(line.strip())
+            )
+
+
+def refuse_lacking(path: str, key: str, names: t.Sequence[str], needed: t.Sequence[str]) -> None:
+    """:raises LockError: a lock lacks a package that processes need."""
+    for each in needed:
+        if not has_package(tuple(names), each):
+            raise LockError(
+                "{0} is refused: for {1} it lacks {2}, without which nothing of a cluster runs. Allowed: "
+                "dask_environment_packages, or a lock, with it.".format(path, key, each)
+            )
+
+
+def absolute_lock(path: str) -> str:
+    """Returns the path that a lock is read from and written to. :raises DaskError: it is relative."""
+    if not os.path.isabs(path) or _CONTROL.search(path):
+        raise DaskError(
+            "dask_environment_lock: {0!r} is refused. Allowed: an absolute path on the controller, such as one that "
+            "begins "
+            "with {{{{ inventory_dir }}}}; without an inventory's directory there is no default.".format(path)
+        )
+    return os.path.realpath(path)
+
+
+def write_on_controller(path: str, text: str) -> None:
+    """Writes a user's file, and makes its directory. :raises DaskError: it cannot be written."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise DaskError("{0} cannot be written: {1}.".format(path, error.strerror or error)) from error
 
 
 def read_on_controller(path: str) -> str | None:
@@ -180,10 +223,10 @@ class Solver:
             return read_text(paths[2]) or ""
 
     def _run(self, *words: str) -> None:
-        source = ["--no-index", "--find-links", self.wheelhouse] if self.wheelhouse else []
+        source = ["--no-index", "--find-links=" + self.wheelhouse] if self.wheelhouse else []
         done = subprocess.run(
             [controller_uv(), *words, *source],
-            env={**os.environ, **self._environment()},
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -193,12 +236,9 @@ class Solver:
             raise DaskError(" ".join(done.stderr.split()))
 
     def _environment(self) -> dict[str, str]:
-        own = {"NO_COLOR": "1", "UV_NO_CONFIG": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
-        own.update({"UV_PYTHON": sys.executable, "UV_SYSTEM_CERTS": "1"})
-        index = "" if "UV_DEFAULT_INDEX" in os.environ else configured_index()
-        own.update({"UV_DEFAULT_INDEX": index} if index else {})
+        own = {"UV_PYTHON": sys.executable}
         own.update({"UV_CACHE_DIR": os.path.join(self.cache, "uv-cache")} if self.cache else {})
-        return {**own, **({"SSL_CERT_FILE": self.ca_bundle} if self.ca_bundle else {})}
+        return {**uv_environment(), **own, **({"SSL_CERT_FILE": self.ca_bundle} if self.ca_bundle else {})}
 
 
 def controller_uv() -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import (
+    GENERATION_RECORD,
     ON_CONTROLLER,
     UNCHANGED,
     WHEEL_CACHE,
@@ -47,7 +48,7 @@ def venv_environment(options: Options, check_mode: bool) -> Options:
     packages = _chosen(options["packages"], python)
     what = [options["requirements"], options["constraints"]] if asked else _identity(packages)
     content = digest([options["python"], python.minor, what])
-    if _is_complete(path, content):
+    if _is_complete(path, content, python):
         return UNCHANGED
     if asked and not packages:
         return {"changed": False, "needs": {"python": asdict(python), "platform": python.platform}}
@@ -55,7 +56,7 @@ def venv_environment(options: Options, check_mode: bool) -> Options:
     if check_mode:
         return result
     with workplace(options["cache"]) as work:
-        if _is_complete(path, content):
+        if _is_complete(path, content, python):
             return UNCHANGED
         supplies = unpack(options["supplies"], work)
         lacking = wheels_lacking(options, packages)
@@ -63,7 +64,7 @@ def venv_environment(options: Options, check_mode: bool) -> Options:
         if needs:
             return {"changed": False, "needs": needs}
         gather(lacking, os.path.join(options["cache"], WHEEL_CACHE), options, supplies)
-        anew(path, lambda: _fill(options, packages, supplies, content))
+        anew(path, lambda: {**_fill(options, packages, supplies), "content": content, "python": python.minor})
     return result
 
 
@@ -84,16 +85,22 @@ def _identity(packages: t.Sequence[Package]) -> list[list[str]]:
     return sorted([file_of(package), package["sha256"]] for package in packages)
 
 
-def _is_complete(path: str, content: str) -> bool:
-    record = read_record(path)
-    return bool(record) and t.cast("t.Dict[str, t.Any]", record)["content"] == content
+def _is_complete(path: str, content: str, python: Python) -> bool:
+    """Whether it is there, made from the same.
+
+    A complete generation is named by its lock, and processes may run from it: for another C library, which other files
+    of the same packages fit to, it stays. For another Python it is of no use any more.
+    """
+    record = read_record(path) or {}
+    in_use = read_record(path, GENERATION_RECORD) is not None and record.get("python") == list(python.minor)
+    return record.get("content") == content or in_use
 
 
-def _fill(options: Options, packages: t.Sequence[Package], supplies: Supplies, content: str) -> dict[str, t.Any]:
+def _fill(options: Options, packages: t.Sequence[Package], supplies: Supplies) -> dict[str, t.Any]:
     path, wheels = options["path"], os.path.join(options["cache"], WHEEL_CACHE)
-    run([options["python"], "-m", "venv", "--without-pip", path])
+    run([options["python"], "-I", "-m", "venv", "--without-pip", path])
     files = sorted(map(file_of, packages))
     # What a source is built with comes from the index: a lock has only what is installed.
     builds = options["download_on"] != ON_CONTROLLER and not all(file.endswith(".whl") for file in files)
     uv_of(options, supplies).install_locked(os.path.join(path, "bin", "python"), packages, wheels, index=builds)
-    return {"content": content, "packages": listed(packages), "files": files}
+    return {"packages": listed(packages), "files": files}

@@ -281,7 +281,7 @@ def check_environment(prefix: str) -> None:
             "environment that exists on every host of the cluster.".format(prefix, python)
         )
     code = "import distributed\nimport prometheus_client"
-    outcome = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    outcome = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False)
     if outcome.returncode:
         lines = outcome.stderr.strip().splitlines() or ["exit status {0}".format(outcome.returncode)]
         raise DaskError(

@@ -11,7 +11,6 @@ the controller fetches that into its cache, sends it in one archive, and runs th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -34,7 +33,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._downloads import (
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._environments import item_of
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._files import held, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import UV
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import (
     OLDEST_GLIBC,
@@ -143,8 +142,7 @@ def packed(files: Files) -> str:
 def one_at_a_time(cache: str) -> t.Iterator[None]:
     """Lets the tasks of several hosts fetch the same only once."""
     os.makedirs(cache, exist_ok=True)
-    with open(os.path.join(cache, ".lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(os.path.join(os.path.realpath(cache), ".lock")):
         yield
 
 

@@ -36,7 +36,7 @@ FIRST_PORT, LAST_PORT = 1024, 65535
 LOOPBACK = "127.0.0.1"
 DEFAULT_BASE = "python:3.11-slim-bookworm"
 DEFAULT_REPOSITORY = "flotilla-dask"
-METRICS_PACKAGE = "prometheus_client"
+NEEDED_PACKAGES = ("distributed", "prometheus_client")
 """Without it Dask's ``/metrics`` answers, with nothing, and no alert ever fires."""
 DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
 
@@ -688,13 +688,17 @@ def _read_locked(
             "; ".join(lock["platforms"]),
             "a lock with packages for {0}, which host {1} has".format(platform, host.name),
         )
-    elif lock and not has_package(tuple(package["name"] for package in locked), METRICS_PACKAGE):
-        reader.refuse(
-            "dask_environment_lock",
-            "{0} packages for {1}".format(len(locked), platform),
-            "a lock that has {0} too, without which processes have no metrics; add it to what the lock is made from, "
-            "and make it anew".format(METRICS_PACKAGE),
-        )
+    else:
+        names = tuple(package["name"] for package in locked)
+        for needed in NEEDED_PACKAGES if lock else ():
+            if not has_package(names, needed):
+                reader.refuse(
+                    "dask_environment_lock",
+                    "{0} packages for {1}".format(len(locked), platform),
+                    "a lock that has {0} too, without which there are no processes or no metrics; add it to what "
+                    "the lock is "
+                    "made from, and make it anew".format(needed),
+                )
     return tuple(locked)
 
 

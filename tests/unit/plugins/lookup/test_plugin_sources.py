@@ -45,7 +45,7 @@ def query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Query:
     loader = DataLoader()
     loader.set_basedir(str(tmp_path))
 
-    def call(*terms: str) -> list[dict[str, str]]:
+    def call(*terms: t.Any) -> list[dict[str, str]]:
         found: list[dict[str, str]] = lookup_loader.get("flotilla.dask.plugin_sources", loader=loader).run(
             list(terms), {}
         )
@@ -151,3 +151,31 @@ def test_what_is_not_there_or_is_no_package_is_refused_with_what_is_allowed(quer
         AnsibleError, match=r"dask_environment_plugins: './notes' is refused: it has no pyproject.toml or setup.py"
     ):
         query("./notes")
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", " ", 1, {"a": "b"}, "-rfoo", "not a req !!", "lab\n", "--index-url=x"], ids=repr
+)
+def test_what_is_no_plugin_is_refused_and_never_asked_an_index_for(query: Query, value: t.Any) -> None:
+    for given in (value, [value]):
+        with pytest.raises(AnsibleError, match=r"dask_environment_plugins: .* is refused"):
+            query(given)
+
+
+def test_one_plugin_is_one_and_a_list_of_them_is_its_elements(query: Query) -> None:
+    one = {"requirement": "wordcount", "digest": "wordcount"}
+    assert query("wordcount") == query(["wordcount"]) == [one]
+    assert query([]) == []
+
+
+def test_directories_named_build_belong_to_a_package_unless_they_are_its_own(query: Query, package: Path) -> None:
+    before = query(str(package))[0]["digest"]
+    (package / "build").mkdir()
+    (package / "build" / "left.py").touch()
+    assert query(str(package))[0]["digest"] == before
+    (package / "src" / "lab_tools" / "build").mkdir()
+    (package / "src" / "lab_tools" / "build" / "__init__.py").touch()
+    assert query(str(package))[0]["digest"] != before
+    (package / "src" / "linked").symlink_to(package / "build")
+    with pytest.raises(AnsibleError, match="linked' is refused: it is a link to a directory"):
+        query(str(package))

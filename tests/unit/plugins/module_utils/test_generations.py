@@ -42,6 +42,10 @@ def complete(tmp_path: Path) -> Complete:
             "uv": "uv-0",
             **options,
         }
+        prefix = Path(given["path"])
+        if not given["prefix"] and not (prefix / "packages.json").exists():  # as made by the module before this one
+            prefix.mkdir(parents=True, exist_ok=True)
+            (prefix / "packages.json").write_text('{"content": "", "packages": []}')
         before = sorted(tmp_path.rglob("*"))
         predicted = dask_generation(given, check_mode=True)
         assert sorted(tmp_path.rglob("*")) == before
@@ -92,6 +96,25 @@ def test_what_was_interrupted_goes(complete: Complete, tmp_path: Path) -> None:
     complete(1)
     (tmp_path / "envs" / name(2) / "bin").mkdir(parents=True)
     assert complete(1)["removed"] == [name(2)]
+
+
+def test_what_another_run_has_just_made_stays(complete: Complete, tmp_path: Path) -> None:
+    complete(1)
+    record = tmp_path / "envs" / name(2) / "packages.json"
+    record.parent.mkdir()
+    record.write_text('{"content": "", "packages": []}')
+    assert complete(1)["removed"] == []
+    os.utime(record, (1, 1))
+    assert complete(1)["removed"] == [name(2)]
+
+
+def test_an_environment_that_is_gone_never_becomes_current(complete: Complete, tmp_path: Path) -> None:
+    complete(1)
+    options = {"path": str(tmp_path / "envs" / name(2)), "prefix": "", "cache": str(tmp_path / "cache"), "content": {}}
+    more = {"plugins": [], "plugin_directory": "", "keep": 3, "supplies": "", "uv": "uv-0"}
+    with pytest.raises(DaskError, match="was removed while this ran, by another run"):
+        dask_generation({**options, **more}, check_mode=False)
+    assert (tmp_path / "envs" / "current").resolve().name == name(1)
 
 
 def test_a_generation_that_a_process_runs_from_stays(complete: Complete, tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def test_a_source_is_taken_only_where_it_may_be_built_and_no_wheel_fits() -> Non
         names(lock(package("alpha", sdist=source)), OLD)
 
 
+def test_what_a_marker_says_is_part_of_what_a_lock_is() -> None:
+    found = [contents(lock(package("alpha", FILES[0], marker=f"sys_platform == '{each}'")), "") for each in ("a", "b")]
+    assert found[0] != found[1]
+
+
+def test_a_mac_gets_wheels_for_both_of_its_processors() -> None:
+    files = ("alpha-1.0-cp312-cp312-macosx_10_13_universal2.whl", "beta-1.0-cp312-cp312-macosx_10_12_x86_64.whl")
+    text = lock(package("alpha", files[0]), package("beta", files[1]))
+    assert names(text, Python("3.12.1", "osx-64")) == [*files]
+
+
 def test_markers_choose_packages() -> None:
     wheel = "beta-1.0-py3-none-any.whl"
     text = lock(package("beta", wheel, marker="python_full_version < '3.12' and sys_platform == 'linux'"))
@@ -105,7 +116,10 @@ def test_markers_choose_packages() -> None:
         (lock(package("alpha", wheels=[file(FILES[0], hashes={})])), "has no address or no sha256"),
         (lock(package("alpha", wheels=[{"name": FILES[0], "hashes": {"sha256": "a"}}])), "has no address or no sha256"),
         (lock(package("alpha")), "it has no wheel for"),
-        (lock({"name": "alpha", "vcs": {"type": "git"}}), "it has no wheel for"),
+        (lock({"name": "alpha", "vcs": {"type": "git"}}), "it is no file that a hash could verify"),
+        (lock(package("alpha", wheels=[{**file(FILES[0], url="http://[x/a"), "name": FILES[0]}])), "has no address"),
+        (lock(package("alpha", FILES[0]), **{"lock-version": "2.0"}), "lock-version '2.0' is refused"),
+        ("packages = " + 5000 * "[" + 5000 * "]", "it is not TOML"),
         (lock(package("alpha", FILES[0], version="")), "it has no list 'packages'"),
         (lock(package("alpha\n--index-url=x", FILES[0])), "it has no list 'packages'"),
         (lock(package("alpha", FILES[0], version="1.0 --pre")), "it has no list 'packages'"),

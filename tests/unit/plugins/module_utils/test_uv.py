@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.flotilla.dask.plugins.module_utils._bytecode import clear
-from ansible_collections.flotilla.dask.plugins.module_utils._environments import Uv, configured_index
+from ansible_collections.flotilla.dask.plugins.module_utils._downloads import configured_index
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import Uv, uv_environment
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._generations import dask_generation
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import UV
@@ -182,7 +183,11 @@ def test_a_file_with_another_hash_is_not_installed(uv: Uv, interpreter: str, tmp
             "[global]\nindex-url = https://two.example/\n",
             "https://one.example/",
         ),
-        ({}, "this is not what pip reads", ""),
+        (
+            {},
+            "[install]\nindex_url = https://two.example/simple\nindex_url = https://three.example/\n",
+            "https://three.example/",
+        ),
     ],
 )
 def test_the_index_is_the_one_that_pip_is_configured_with(
@@ -193,6 +198,27 @@ def test_the_index_is_the_one_that_pip_is_configured_with(
     for name, value in {"HOME": str(tmp_path), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), **variables}.items():
         monkeypatch.setenv(name, value)
     assert configured_index() == index
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"), [("not for pip", "cannot be read"), ("[global]\nindex-url=banana", "'banana'")]
+)
+def test_an_index_that_cannot_be_known_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, refused: str
+) -> None:
+    (tmp_path / "pip.conf").write_text(words)
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(DaskError, match=refused):
+        configured_index()
+
+
+def test_uv_is_told_of_the_index_and_of_nothing_else_that_a_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UV_RESOLUTION", "UV_CONFIG_FILE", "UV_CONSTRAINT", "UV_HTTP_TIMEOUT"):
+        monkeypatch.setenv(name, "1")
+    assert {"UV_RESOLUTION", "UV_CONFIG_FILE", "UV_CONSTRAINT"}.isdisjoint(uv_environment())
+    assert uv_environment()["UV_HTTP_TIMEOUT"] == "1"
 
 
 def generation(tmp_path: Path, plugins: list[dict[str, str]]) -> dict[str, t.Any]:

@@ -141,6 +141,37 @@ def test_requirements_that_cannot_be_met_are_refused_in_words(
     assert not (tmp_path / "locks").exists()
 
 
+@pytest.mark.parametrize("line", ["-c other.txt", "beta==1.0 --hash=sha256:00", "beta==1.0 \\"])
+def test_constraints_with_options_are_refused(solve: Solve, line: str) -> None:
+    with pytest.raises(DaskError, match=r"dask_environment_constraints: .* is refused"):
+        solve("alpha", constraints=line)
+
+
+@pytest.mark.parametrize("path", ["pylock.toml", "None/.dask/pylock.lab.toml", "", "/tmp/a\nb.toml"])
+def test_a_lock_without_a_place_is_refused(solve: Solve, path: str) -> None:
+    with pytest.raises(DaskError, match=r"dask_environment_lock: .* is refused"):
+        solve("alpha", path=path)
+
+
+def test_a_lock_that_lacks_what_processes_need_is_not_written(solve: Solve, tmp_path: Path) -> None:
+    with pytest.raises(DaskError, match="it lacks beta, without which nothing of a cluster runs"):
+        solve("beta; python_version < '3'", also=["beta"])
+    assert not (tmp_path / "locks").exists()
+
+
+def test_a_link_to_a_lock_stays_a_link(solve: Solve, tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "pylock.lab.toml").symlink_to(tmp_path / "real.toml")
+    solve("alpha")
+    assert (tmp_path / "locks" / "pylock.lab.toml").is_symlink()
+    assert "alpha" in (tmp_path / "real.toml").read_text()
+
+
+def test_a_lock_that_cannot_be_written_is_refused_with_its_path(solve: Solve) -> None:
+    with pytest.raises(DaskError, match=r"/proc/nowhere/pylock\.lab\.toml cannot be written"):
+        solve("alpha", path="/proc/nowhere/pylock.lab.toml")
+
+
 def test_an_index_that_cannot_be_reached_is_named(solve: Solve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
@@ -239,6 +270,16 @@ def test_a_file_that_is_not_the_locked_one_is_refused_and_nothing_is_installed(s
     with pytest.raises(DaskError, match=r"beta-2\.0-py3-none-any\.whl is refused: its sha256 is .* replaced"):
         install(tmp_path, packages=packages)
     assert not (tmp_path / "envs").exists()
+
+
+def test_a_complete_generation_is_never_made_anew_for_the_same_python(solve: Solve, tmp_path: Path) -> None:
+    packages = solve("alpha")["lock"]["packages"]
+    install(tmp_path, packages=packages)
+    (tmp_path / "envs" / "lab" / "environment.json").write_text('{"content": {}}')
+    assert not install(tmp_path, packages=packages[:1])["changed"]
+    record = tmp_path / "envs" / "lab" / "packages.json"
+    record.write_text(record.read_text().replace(f"{HERE.minor[1]}\n", "2\n"))
+    assert install(tmp_path, packages=packages[:1])["changed"]
 
 
 def test_a_lock_for_another_python_is_refused(solve: Solve, tmp_path: Path) -> None:

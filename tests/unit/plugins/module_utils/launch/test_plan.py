@@ -427,7 +427,7 @@ PYTHON = {"version": "3.13.5", "platform": "linux-64", "libc": "2.41"}
 
 def locked(digest: str) -> dict[str, t.Any]:
     platforms = ["linux-64", "linux-aarch64", Python(**PYTHON).key, "linux-64, Python 3.12.1, glibc 2.36"]
-    packages = [{"name": name, "platform": each} for each in platforms for name in ("dask", "prometheus_client")]
+    packages = [{"name": name, "platform": each} for each in platforms for name in ("distributed", "prometheus_client")]
     return {"digest": digest, "platforms": platforms, "packages": packages}
 
 

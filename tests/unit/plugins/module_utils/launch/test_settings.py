@@ -195,7 +195,7 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
             "dask_environment_locked": {
                 "digest": "d",
                 "platforms": ["linux-64"],
-                "packages": [{"name": "dask", "platform": "linux-64"}],
+                "packages": [{"name": "distributed", "platform": "linux-64"}],
             },
             "dask_host": host(platform="linux-64"),
         },
