@@ -286,6 +286,15 @@ class Reader:
         self.refuse(variable, value, "an absolute path of letters, digits and '/._+@~-'")
         return ""
 
+    def file(self, variable: str, value: t.Any) -> str:
+        """The path of a user's file on the controller, or empty for none."""
+        if value in (None, ""):
+            return ""
+        if isinstance(value, str) and _TEXT.fullmatch(value) and not value.startswith("-"):
+            return str(value)
+        self.refuse(variable, value, "the path of a file on the controller")
+        return ""
+
     def place(self, variable: str, value: t.Any) -> str:
         """An absolute path or an address, or empty for none."""
         if value in (None, ""):
@@ -631,6 +640,16 @@ def read_environment(reader: Reader, host: Host, installs: bool) -> Environment:
     path = reader.path("dask_environment_path", get("dask_environment_path"))
     if method == "existing" and not path:
         reader.refuse("dask_environment_path", path, "the prefix of an environment that has bin/python")
+    reader.strings(
+        "dask_environment_packages",
+        get("dask_environment_packages"),
+        "a requirement such as dask>=2026.8, without options",
+    )
+    if method == "venv" and get("dask_environment_packages") == []:
+        reader.refuse("dask_environment_packages", [], "at least one requirement")
+    for variable in ("dask_environment_constraints", "dask_environment_file", "dask_environment_lock"):
+        reader.file(variable, get(variable))
+    reader.boolean("dask_environment_update", get("dask_environment_update", False))
     lock = reader.mapping("dask_environment_lock", {} if method == "existing" else get("dask_environment_locked"))
     return Environment(
         name=reader.identifier("dask_environment_name", get("dask_environment_name", "dask")),

@@ -189,6 +189,30 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
         "dask_environment_lock: 'linux-aarch64' is refused",
         "packages for linux-64, which host alpha has",
     ),
+    "no packages": ({"dask_environment_packages": []}, "dask_environment_packages: [] is refused", "at least one"),
+    "packages as a mapping": (
+        {"dask_environment_packages": {"dask": 1}},
+        "dask_environment_packages: {'dask': 1} is refused",
+        "a list",
+    ),
+    "packages as text": (
+        {"dask_environment_packages": "dask"},
+        "dask_environment_packages: 'dask' is refused",
+        "a list",
+    ),
+    "a package that is an option": (
+        {"dask_environment_packages": ["-e ."]},
+        "dask_environment_packages[0]: '-e .' is refused",
+        "without options",
+    ),
+    "constraints as a list": (
+        {"dask_environment_constraints": ["/a"]},
+        "dask_environment_constraints: ['/a'] is refused",
+        "the path of a file on the controller",
+    ),
+    "a lock that is an option": ({"dask_environment_lock": "-x"}, "dask_environment_lock: '-x' is refused", "path"),
+    "a doubtful update": ({"dask_environment_update": "maybe"}, "dask_environment_update: 'maybe' is refused", "true"),
+    "authorities that are an option": ({"dask_ca_bundle": "-k"}, "dask_ca_bundle: '-k' is refused", "absolute path"),
     "lock without metrics": (
         {
             "dask_environment_method": "conda",
@@ -318,7 +342,8 @@ SETTINGS = (
     *("dask_scheduler_port", "dask_scheduler_dashboard_port", "dask_scheduler_environment", "dask_scheduler_preload"),
     *("dask_scheduler_address", "dask_worker_groups"),
     *("dask_environment_name", "dask_environment_method", "dask_environment_path", "dask_environment_python"),
-    "dask_ca_bundle",
+    *("dask_ca_bundle", "dask_environment_packages", "dask_environment_constraints", "dask_environment_file"),
+    *("dask_environment_lock", "dask_environment_update"),
 )
 GROUP_KEYS = (
     "name",
