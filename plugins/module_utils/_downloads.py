@@ -219,4 +219,6 @@ def _advice(error: Exception) -> str:
         return "The server has no such file for you; solve anew with dask_environment_update, or check the mirror."
     if isinstance(getattr(error, "reason", error), ssl.SSLError):
         return "Where a proxy signs HTTPS anew, name its authority in dask_ca_bundle."
+    if isinstance(getattr(error, "reason", error), FileNotFoundError):
+        return "Put it there: dask_wheelhouse and dask_conda_mirror have to have all files of the lock."
     return "Where hosts have no way out, set dask_download_on: controller, or name a mirror in dask_conda_mirror."

@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,38 @@ def test_names_and_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert file_name("https://c.example/lab/noarch/a%2Bb-1-0.conda?x=1#md5") == "a+b-1-0.conda"
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     assert (cache_directory(), cache_directory("/own")) == ("/caches/flotilla-dask", "/own")
+
+
+def test_the_index_that_wants_a_log_in_gets_it_for_its_files_and_no_other_server_does(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = "Basic " + base64.b64encode(b"alice:p@ss word").decode()
+    seen = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *words: object) -> None:
+            super().__init__(*words, directory=str(source))  # type: ignore[arg-type]
+
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            if seen[-1] == wanted:
+                super().do_GET()
+            else:
+                self.send_error(401)
+
+        def log_message(self, *_words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = "127.0.0.1:{0}".format(server.server_port)
+        url = f"http://{address}/a%20b-1-0.conda"
+        monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://alice:p%40ss%20word@{address}/simple")
+        fetch([item(source, url=url)], str(target))
+        assert seen == [wanted]
+        monkeypatch.setenv("PIP_INDEX_URL", "http://alice:p%40ss%20word@other.example/simple")
+        with pytest.raises(DownloadError, match="wants a user and a password"):
+            fetch([item(source, url=url)], str(target / "other"))
+        assert seen[1:] == [None]
+        server.shutdown()
