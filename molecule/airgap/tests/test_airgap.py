@@ -198,6 +198,7 @@ def own_cluster(ansible: Ansible) -> Iterator[dict[str, object]]:
         "dask_scope": "user",
         "dask_cluster_name": "second",
         "dask_environment_method": "venv",
+        "dask_environment_lock": "",  # beside the inventory, as the other cluster has one of conda
         "dask_scheduler_port": 18786,
         "dask_scheduler_dashboard_port": 18787,
         "dask_worker_groups": [
