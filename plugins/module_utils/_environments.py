@@ -260,7 +260,7 @@ class Uv:
         return os.path.join(self.cache, "tmp")
 
     def _environment(self) -> dict[str, str]:
-        own = {"PYTHONPYCACHEPREFIX": "", "TMPDIR": self._temporary, "UV_CACHE_DIR": self.cache}
+        own = {"TMPDIR": self._temporary, "UV_CACHE_DIR": self.cache}
         return {**own, **({"SSL_CERT_FILE": self.ca_bundle} if self.ca_bundle else {})}
 
 
@@ -270,9 +270,9 @@ def uv_environment() -> dict[str, str]:
     With anything else the same lock would not mean the same everywhere.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or name in KEPT_FOR_UV}
-    index = {} if "UV_DEFAULT_INDEX" in kept else {"UV_DEFAULT_INDEX": configured_index()}
     own = {"NO_COLOR": "1", "UV_NO_CONFIG": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
-    return {**kept, **own, "UV_SYSTEM_CERTS": "1", **({} if index == {"UV_DEFAULT_INDEX": ""} else index)}
+    index = kept.get("UV_DEFAULT_INDEX") or configured_index()
+    return {**kept, **own, "UV_SYSTEM_CERTS": "1", **({"UV_DEFAULT_INDEX": index} if index else {})}
 
 
 def _forget(note: str) -> None:
