@@ -73,8 +73,7 @@ def project_files(directory: str) -> list[str]:
             if os.path.islink(os.path.join(folder, name)):
                 raise AnsibleLookupError(
                     "dask_environment_plugins: '{0}' is refused: it is a link to a directory, which would not be in "
-                    "the "
-                    "package. Put the directory itself there.".format(os.path.join(folder, name))
+                    "the package. Put the directory itself there.".format(os.path.join(folder, name))
                 )
         found += [os.path.relpath(os.path.join(folder, name), directory) for name in names if name[0] != "."]
     return sorted(found)

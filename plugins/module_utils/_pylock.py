@@ -159,8 +159,7 @@ def _chosen(
     if chosen is None and ("vcs" in entry or "directory" in entry):
         raise LockError(
             "{0} is refused: it is no file that a hash could verify. Allowed: a package of an index or with the "
-            "address of "
-            "a file; put one of your own into dask_environment_plugins.".format(where)
+            "address of a file; put one of your own into dask_environment_plugins.".format(where)
         )
     if chosen is None:
         raise LockError(

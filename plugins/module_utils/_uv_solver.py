@@ -42,6 +42,10 @@ from ansible_collections.flotilla.dask.plugins.module_utils._pylock import (
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
+class UnsolvedError(DaskError):
+    """uv found no packages that meet requirements, or could not ask for them."""
+
+
 def venv_lock(options: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Reads the lock, solves what it was not made for, and writes it.
 
@@ -102,8 +106,7 @@ def refuse_options(constraints: str) -> None:
         if line.strip().startswith("-") or "--hash" in line or line.rstrip().endswith("\\"):
             raise DaskError(
                 "dask_environment_constraints: {0!r} is refused. Allowed: a line for each package, such as "
-                "dask==2026.8.0, "
-                "without options and hashes; the lock has the hashes.".format(line.strip())
+                "dask==2026.8.0, without options and hashes; the lock has the hashes.".format(line.strip())
             )
 
 
@@ -122,8 +125,7 @@ def absolute_lock(path: str) -> str:
     if not os.path.isabs(path) or _CONTROL.search(path):
         raise DaskError(
             "dask_environment_lock: {0!r} is refused. Allowed: an absolute path on the controller, such as one that "
-            "begins "
-            "with {{{{ inventory_dir }}}}; without an inventory's directory there is no default.".format(path)
+            "begins with {{{{ inventory_dir }}}}; without an inventory's directory there is no default.".format(path)
         )
     return os.path.realpath(path)
 
@@ -162,12 +164,13 @@ def _solved(
     if before is not None and fits and not options["update"]:
         return before
     known = [oldest_python(before, path)] if before is not None else []
-    oldest = min([*filter(None, known), *("{0}.{1}".format(*each.minor) for each in pythons)], key=_as_numbers)
+    asked = [*filter(None, known), *("{0}.{1}".format(*each.minor) for each in pythons)]
+    oldest = min(asked, key=_as_numbers, default=OLDEST_PYTHON)
     solver = Solver(cache_directory(options["cache"]), options["ca_bundle"], options["wheelhouse"])
     try:
         lock = solver.solve(requirements, options["constraints"], oldest, "" if options["update"] else before or "")
-    except DaskError as error:
-        raise DaskError("dask_environment_packages cannot be solved: {0}".format(error)) from error
+    except UnsolvedError as error:
+        raise UnsolvedError("dask_environment_packages cannot be solved: {0}".format(error)) from error
     return with_head(lock, wanted)
 
 
@@ -208,7 +211,8 @@ class Solver:
         :param constraints: The text of pip's constraints file.
         :param python: Version of the oldest Python that it is for.
         :param before: The text of a lock to stay with where that is possible.
-        :raises DaskError: uv is not there, or has no solution; the message has its explanation.
+        :raises UnsolvedError: uv has no solution; the message is its explanation.
+        :raises DaskError: there is no uv.
         """
         with tempfile.TemporaryDirectory(prefix="flotilla-") as directory:
             paths = [os.path.join(directory, name) for name in ("requirements.in", "constraints.txt", "pylock.toml")]
@@ -233,7 +237,7 @@ class Solver:
             check=False,
         )
         if done.returncode:
-            raise DaskError(" ".join(done.stderr.split()))
+            raise UnsolvedError(" ".join(done.stderr.split()))
 
     def _environment(self) -> dict[str, str]:
         own = {"UV_PYTHON": sys.executable}

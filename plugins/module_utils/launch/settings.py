@@ -715,8 +715,7 @@ def _read_locked(
                     "dask_environment_lock",
                     "{0} packages for {1}".format(len(locked), platform),
                     "a lock that has {0} too, without which there are no processes or no metrics; add it to what "
-                    "the lock is "
-                    "made from, and make it anew".format(needed),
+                    "the lock is made from, and make it anew".format(needed),
                 )
     return tuple(locked)
 

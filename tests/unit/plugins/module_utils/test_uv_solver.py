@@ -190,8 +190,13 @@ def test_a_file_of_authorities_that_is_none_is_refused(solve: Solve, tmp_path: P
 
 def test_without_uv_the_controllers_user_is_told_how_to_get_it(solve: Solve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_words, **_more: None)
-    with pytest.raises(DaskError, match=rf"no uv on the controller.* -m pip install {UV}"):
+    with pytest.raises(DaskError, match=rf"^There is no uv on the controller.* -m pip install {UV}"):
         solve("alpha")
+
+
+def test_a_lock_for_no_host_yet_is_for_all_that_hosts_may_have(solve: Solve, tmp_path: Path) -> None:
+    assert solve("alpha", pythons=[])["lock"]["packages"] == []
+    assert 'requires-python = ">=3.11' in (tmp_path / "locks" / "pylock.lab.toml").read_text()
 
 
 @pytest.mark.parametrize(
