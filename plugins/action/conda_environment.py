@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-from ansible_collections.flotilla.dask.plugins.module_utils._environments import file_of, item_of
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import parse_lock
-from ansible_collections.flotilla.dask.plugins.plugin_utils.supplies import Files, Options, SupplyingAction, fetched
+from ansible_collections.flotilla.dask.plugins.plugin_utils.supplies import Files, Options, SupplyingAction
 
 
 class ActionModule(SupplyingAction):
@@ -23,7 +22,5 @@ class ActionModule(SupplyingAction):
 
     def gather(self, options: Options, needs: Options) -> tuple[Files, Options]:
         files, more = super().gather(options, needs)
-        wanted = [package for package in options["packages"] if file_of(package) in needs["files"]]
-        places = options.get("mirror") or "", self.controller["wheelhouse"]
-        files.update(fetched([item_of(each, *places) for each in wanted], self.controller))
+        files.update(self.packages(options, needs))
         return files, more

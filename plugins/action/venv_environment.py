@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from ansible.module_utils.common.validation import check_type_list
 
-from ansible_collections.flotilla.dask.plugins.module_utils._environments import file_of, item_of
 from ansible_collections.flotilla.dask.plugins.module_utils._uv_solver import checked_requirements, refuse_options
 from ansible_collections.flotilla.dask.plugins.plugin_utils.supplies import (
     Files,
     Options,
     SupplyingAction,
-    fetched,
     resolved,
 )
 
@@ -31,7 +29,5 @@ class ActionModule(SupplyingAction):
             requirements = checked_requirements(check_type_list(options["requirements"]))
             more["packages"] = resolved(requirements, constraints, needs["python"], self.controller, sources)
         else:
-            wanted = [package for package in options["packages"] if file_of(package) in needs["files"]]
-            items = {file_of(each): item_of(each, wheelhouse=self.controller["wheelhouse"]) for each in wanted}
-            files.update(fetched(list(items.values()), self.controller))
+            files.update(self.packages(options, needs))
         return files, more

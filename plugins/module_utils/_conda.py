@@ -175,10 +175,11 @@ def _fill(
     if answer["missing"]:
         raise CacheError(answer["missing"])
     python = os.path.join(prefix, "bin", "python")
-    for directory in site_packages(prefix) if os.path.exists(python) else []:
-        compile_all(python, directory, os.path.join(options["cache"], BYTECODE_CACHE))
     wheels = [package for package in packages if package["manager"] == "pip"]
-    if wheels:
+    if wheels:  # which compiles all of site-packages, not the wheels alone
         directory = os.path.join(options["cache"], WHEEL_CACHE)
         uv_of(options, supplies).install_locked(python, wheels, directory, index=False)
+    elif os.path.exists(python):
+        for directory in site_packages(prefix):
+            compile_all(python, directory, os.path.join(options["cache"], BYTECODE_CACHE))
     return {"content": content, "packages": listed(packages), "files": sorted(map(file_of, packages))}

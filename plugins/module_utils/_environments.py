@@ -218,11 +218,10 @@ class Uv:
         :param path: Directory of packages that those which are built can import.
         :raises DaskError: uv refused; the message has what it said.
         """
-        source = ["--no-index", "--find-links=" + self.wheelhouse] if self.wheelhouse else []
-        source = source if index else ["--no-index", "--offline"]
+        source = uv_source(self.wheelhouse) if index else ["--no-index", "--offline"]
         self._made_temporary()
         command = [self.program, "pip", "install", "--quiet", "--python", interpreter]
-        variables = {**uv_environment(), **self._environment(), **({"PYTHONPATH": path} if path else {})}
+        variables = {**self._environment(), **({"PYTHONPATH": path} if path else {})}
         target = words[words.index("--target") + 1] if "--target" in words else _prefix(interpreter)
         try:
             run([*command, *source, *words], environment=variables, lines=None)
@@ -248,7 +247,7 @@ class Uv:
 
     def prune(self) -> None:
         """Removes from the cache what nothing can use any more."""
-        run([self.program, "cache", "prune", "--quiet"], environment={**uv_environment(), **self._environment()})
+        run([self.program, "cache", "prune", "--quiet"], environment=self._environment())
 
     def _made_temporary(self) -> str:
         for directory in (self.cache, self._temporary):
@@ -260,19 +259,26 @@ class Uv:
         return os.path.join(self.cache, "tmp")
 
     def _environment(self) -> dict[str, str]:
-        own = {"TMPDIR": self._temporary, "UV_CACHE_DIR": self.cache}
-        return {**own, **({"SSL_CERT_FILE": self.ca_bundle} if self.ca_bundle else {})}
+        return {**uv_environment(self.cache, self.ca_bundle), "TMPDIR": self._temporary}
 
 
-def uv_environment() -> dict[str, str]:
+def uv_source(wheelhouse: str) -> list[str]:
+    """Returns the words that make uv take packages from a wheelhouse instead of an index; none where there is none."""
+    return ["--no-index", "--find-links=" + wheelhouse] if wheelhouse else []
+
+
+def uv_environment(cache: str, ca_bundle: str) -> dict[str, str]:
     """Returns the environment that uv runs in: what a user has set about the index and how it is reached, no more.
 
     With anything else the same lock would not mean the same everywhere.
+
+    :param cache: Its directory, empty for its own. ``ca_bundle``: file of authorities, empty for the system's.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("UV_") or name in KEPT_FOR_UV}
     own = {"NO_COLOR": "1", "UV_NO_CONFIG": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
     index = kept.get("UV_DEFAULT_INDEX") or configured_index()
-    return {**kept, **own, "UV_SYSTEM_CERTS": "1", **({"UV_DEFAULT_INDEX": index} if index else {})}
+    said = {"UV_DEFAULT_INDEX": index, "UV_CACHE_DIR": cache, "SSL_CERT_FILE": ca_bundle}
+    return {**kept, **own, "UV_SYSTEM_CERTS": "1", **{name: value for name, value in said.items() if value}}
 
 
 def _forget(note: str) -> None:

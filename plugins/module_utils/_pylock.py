@@ -11,6 +11,7 @@ needs.
 
 from __future__ import annotations
 
+import functools
 import re
 import typing as t
 
@@ -108,6 +109,7 @@ def contents(lock: str, name: str) -> list[list[t.Any]]:
     )
 
 
+@functools.lru_cache(maxsize=4)  # asked for every host's Python, and for several things of each
 def _load(lock: str, name: str) -> dict[str, t.Any]:
     import tomllib
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import cache_directory, refuse_missing_bundle
-from ansible_collections.flotilla.dask.plugins.module_utils._environments import uv_environment
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import uv_environment, uv_source
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import (
@@ -227,10 +227,10 @@ class Solver:
             return read_text(paths[2]) or ""
 
     def _run(self, *words: str) -> None:
-        source = ["--no-index", "--find-links=" + self.wheelhouse] if self.wheelhouse else []
+        cache = os.path.join(self.cache, "uv-cache") if self.cache else ""
         done = subprocess.run(
-            [controller_uv(), *words, *source],
-            env=self._environment(),
+            [controller_uv(), *words, *uv_source(self.wheelhouse)],
+            env={**uv_environment(cache, self.ca_bundle), "UV_PYTHON": sys.executable},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -238,11 +238,6 @@ class Solver:
         )
         if done.returncode:
             raise UnsolvedError(" ".join(done.stderr.split()))
-
-    def _environment(self) -> dict[str, str]:
-        own = {"UV_PYTHON": sys.executable}
-        own.update({"UV_CACHE_DIR": os.path.join(self.cache, "uv-cache")} if self.cache else {})
-        return {**uv_environment(), **own, **({"SSL_CERT_FILE": self.ca_bundle} if self.ca_bundle else {})}
 
 
 def controller_uv() -> str:

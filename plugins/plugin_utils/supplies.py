@@ -31,7 +31,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._downloads import (
     fetch,
     refuse_missing_bundle,
 )
-from ansible_collections.flotilla.dask.plugins.module_utils._environments import item_of
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import file_of, item_of
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import held, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import UV
@@ -102,6 +102,12 @@ class SupplyingAction(ActionBase):
         if options["uv"] in needs.get("files", []):
             files[options["uv"]] = uv_program(needs["platform"], self.controller)
         return files, {}
+
+    def packages(self, options: Options, needs: Options) -> Files:
+        """Returns those of the module's packages that the host lacks, fetched; a file of several platforms once."""
+        places = options.get("mirror") or "", self.controller["wheelhouse"]
+        wanted = [package for package in options["packages"] if file_of(package) in needs["files"]]
+        return fetched(list({file_of(each): item_of(each, *places) for each in wanted}.values()), self.controller)
 
     def _ca_bundle(self, path: str) -> str:
         if not path:

@@ -217,8 +217,8 @@ def test_an_index_that_cannot_be_known_is_refused(
 def test_uv_is_told_of_the_index_and_of_nothing_else_that_a_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("UV_RESOLUTION", "UV_CONFIG_FILE", "UV_CONSTRAINT", "UV_HTTP_TIMEOUT"):
         monkeypatch.setenv(name, "1")
-    assert {"UV_RESOLUTION", "UV_CONFIG_FILE", "UV_CONSTRAINT"}.isdisjoint(uv_environment())
-    assert uv_environment()["UV_HTTP_TIMEOUT"] == "1"
+    assert {"UV_RESOLUTION", "UV_CONFIG_FILE", "UV_CONSTRAINT"}.isdisjoint(uv_environment("", ""))
+    assert uv_environment("", "")["UV_HTTP_TIMEOUT"] == "1"
 
 
 def generation(tmp_path: Path, plugins: list[dict[str, str]]) -> dict[str, t.Any]:
