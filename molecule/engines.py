@@ -64,12 +64,6 @@ class Container:
         return self.host.run(shlex.join(["docker", "exec", *words, self.name, *command]))
 
 
-def install(host: Host, package: str) -> None:
-    """Installs one of Debian's packages, for what a test does by hand."""
-    quietly = "DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends"
-    host.check_output(f"apt-get update -qq && {quietly} {package}")
-
-
 def inspect(host: Host, name: str) -> Result:
     """What Docker knows of a container or an image."""
     found: list[Result] = json.loads(host.check_output(f"docker inspect {name}"))

@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
+import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -98,7 +103,7 @@ class Run:
 
 
 class Ansible:
-    """Ansible's own commands, run on the scenario's inventory."""
+    """Ansible's own commands, run on the scenario's inventory; each forked from a process that has imported Ansible."""
 
     def __init__(self, inventory: Path) -> None:
         self._inventory = inventory
@@ -116,7 +121,9 @@ class Ansible:
 
     def verbose_playbook(self, playbook: str) -> str:
         """Runs a playbook that succeeds, and returns all that Ansible can be brought to say of it."""
-        done = self._start("ansible-playbook", playbook, "--diff", "-vvvvv")
+        command = ("ansible-playbook", playbook, "--diff", "-vvvvv", "--inventory", str(self._inventory))
+        with noted(*command):
+            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert done.returncode == 0, done.stdout[-4000:]
         return done.stdout + done.stderr
 
@@ -132,21 +139,51 @@ class Ansible:
         )
 
     def _run(self, *command: str) -> Run:
-        done = self._start(*command, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOAD_CALLBACK_PLUGINS="true")
+        with noted(*command):
+            done = self._server.run(*command, "--inventory", str(self._inventory))
         start = done.stdout.find("{")  # what comes before are notices
         report = json.loads(done.stdout[start:]) if start >= 0 else {"plays": [], "stats": {}}
         tasks = [(task["task"]["name"], task["hosts"]) for play in report["plays"] for task in play["tasks"]]
         return Run(done.returncode, report["stats"], tasks, done.stdout + done.stderr)
 
-    def _start(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        words = [*command, "--inventory", str(self._inventory)]
+    @functools.cached_property
+    def _server(self) -> AnsibleServer:
+        return AnsibleServer(ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOAD_CALLBACK_PLUGINS="true")
+
+
+class AnsibleServer:
+    """The process that Ansible's commands are forked from; it ends with this one."""
+
+    def __init__(self, **variables: str) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="ansible-server-")
+        self._socket = str(Path(self._directory.name, "socket"))
+        command = [sys.executable, str(Path(__file__).with_name("ansible_server.py")), self._socket]
         environment = os.environ | variables
-        started = time.monotonic()
-        done = subprocess.run(words, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
-        if command[0] == "ansible-playbook" and "FLOTILLA_PLAYBOOKS" in os.environ:
-            with open(os.environ["FLOTILLA_PLAYBOOKS"], "a") as times:
-                times.write(f"{time.monotonic() - started:.1f} {command[1]}\n")
-        return done
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        atexit.register(process.wait)
+        atexit.register(process.terminate)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        outputs = [tempfile.NamedTemporaryFile("r+", dir=self._directory.name) for _each in range(2)]
+        request = {"words": command, "stdout": outputs[0].name, "stderr": outputs[1].name}
+        with socket.socket(socket.AF_UNIX) as connection, contextlib.ExitStack() as stack:
+            connection.connect(self._socket)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            status = int(connection.makefile().readline())
+            stdout, stderr = (stack.enter_context(output).read() for output in outputs)
+        return subprocess.CompletedProcess(command, status, stdout, stderr)
+
+
+@contextlib.contextmanager
+def noted(*command: str) -> Iterator[None]:
+    """Writes down how long a playbook runs inside, for tests/run."""
+    started = time.monotonic()
+    yield
+    if command[0] == "ansible-playbook" and "FLOTILLA_PLAYBOOKS" in os.environ:
+        with open(os.environ["FLOTILLA_PLAYBOOKS"], "a") as times:
+            times.write(f"{time.monotonic() - started:.1f} {command[1]}\n")
 
 
 # All that clusters leave on a host. No line has a word as it is that the search for processes would find this one by.

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from door import Door
-from engines import Container, check_addresses, containers, inspect, install, site
+from engines import Container, check_addresses, containers, inspect, site
 from testbed import Ansible, Cluster, Hosts, Machines, Scattered, wait_until
 
 NAMES = ("scheduler-cpu-0", "scheduler-cpu-1", "worker1-cpu-0", "worker1-cpu-1", "worker2-cpu-0", "worker2-cpu-1")
@@ -127,7 +127,6 @@ def test_a_person_who_runs_the_compose_file_gets_the_very_containers(
     host = hosts["worker1"]
     names = [f"dask-main-{name}" for name in containers(host)]
     before = {name: inspect(host, name) for name in names}
-    install(host, "docker-compose")
     host.check_output(f"docker stop {' '.join(names)} && docker rm {' '.join(names)}")
     host.check_output("cd /etc/dask/main && docker-compose --project-name dask-main up --detach")
     for name, was in before.items():
