@@ -5,15 +5,11 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import json
 import os
-import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import testinfra
+from ansible_server import AnsibleServer
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -148,32 +145,8 @@ class Ansible:
 
     @functools.cached_property
     def _server(self) -> AnsibleServer:
-        return AnsibleServer(ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOAD_CALLBACK_PLUGINS="true")
-
-
-class AnsibleServer:
-    """The process that Ansible's commands are forked from; it ends with this one."""
-
-    def __init__(self, **variables: str) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="ansible-server-")
-        self._socket = str(Path(self._directory.name, "socket"))
-        command = [sys.executable, str(Path(__file__).with_name("ansible_server.py")), self._socket]
-        environment = os.environ | variables
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        atexit.register(process.wait)
-        atexit.register(process.terminate)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        outputs = [tempfile.NamedTemporaryFile("r+", dir=self._directory.name) for _each in range(2)]
-        request = {"words": command, "stdout": outputs[0].name, "stderr": outputs[1].name}
-        with socket.socket(socket.AF_UNIX) as connection, contextlib.ExitStack() as stack:
-            connection.connect(self._socket)
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            status = int(connection.makefile().readline())
-            stdout, stderr = (stack.enter_context(output).read() for output in outputs)
-        return subprocess.CompletedProcess(command, status, stdout, stderr)
+        callback = {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true"}
+        return AnsibleServer(callback)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 import certificates
 import dask
 import pytest
+from ansible_server import AnsibleServer
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._environment_side import scheduler_state
@@ -46,9 +48,9 @@ class Ansible:
     home: Path
     interpreter: Path = Path(sys.base_prefix, "bin", "python3")
 
-    def run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    @functools.cached_property
+    def _server(self) -> AnsibleServer:
         environment = {
-            **os.environ,
             "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
             "ANSIBLE_HOME": str(self.directory / "ansible"),
@@ -57,21 +59,15 @@ class Ansible:
         }
         inventory = "localhost ansible_connection=local ansible_python_interpreter={0}\n".format(self.interpreter)
         (self.directory / "hosts").write_text(inventory)
-        words = [sys.executable, "-m", "ansible", command, "--inventory", str(self.directory / "hosts"), *arguments]
-        return subprocess.run(
-            words,
-            cwd=self.directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
+        return AnsibleServer(environment, self.directory)
+
+    def run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._server.run(command, "--inventory", str(self.directory / "hosts"), *arguments, timeout=SECONDS)
 
     def module(self, module: str, *flags: str, **options: t.Any) -> dict[str, t.Any]:
         """Runs a module as a task and returns its result; ``shown`` is what the task printed besides."""
         arguments = json.dumps({"home": str(self.home), "cluster": NAME, **options})
-        outcome = self.run("adhoc", "localhost", "-m", "flotilla.dask." + module, "-a", arguments, *flags)
+        outcome = self.run("ansible", "localhost", "-m", "flotilla.dask." + module, "-a", arguments, *flags)
         before, arrow, result = outcome.stdout.partition(" => {")
         assert arrow, outcome.stdout + outcome.stderr
         return {**json.loads("{" + result), "shown": before, "failed": "FAILED!" in before}

@@ -96,5 +96,5 @@ def test_options_are_set_once_for_all_modules_of_the_group(ansible: Ansible, clu
     }
     playbook = ansible.directory / "play.yml"
     playbook.write_text(json.dumps([play]))
-    outcome = ansible.run("playbook", str(playbook))
+    outcome = ansible.run("ansible-playbook", str(playbook))
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr

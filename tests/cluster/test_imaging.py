@@ -156,7 +156,7 @@ def test_the_playbook_runs_the_stages_as_jobs_once(ansible: Ansible, tmp_path: P
     playbook = ROOT / "examples" / "imaging.yml"
 
     def play() -> str:
-        outcome = ansible.run("playbook", str(playbook), "--inventory", str(group), "-e", json.dumps(variables))
+        outcome = ansible.run("ansible-playbook", str(playbook), "--inventory", str(group), "-e", json.dumps(variables))
         assert outcome.returncode == 0, outcome.stdout + outcome.stderr
         return outcome.stdout
 

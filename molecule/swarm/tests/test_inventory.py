@@ -29,7 +29,6 @@ def refusal(ansible: Ansible, **extra_vars: object) -> str:
     [
         ({"dask_docker_volumes": ["/srv/nowhere"]}, "there is none on node1"),
         ({"dask_worker_groups": [{**WORKER, "memory": "900 TB"}]}, "as no node has more"),
-        ({"dask_worker_groups": [{**WORKER, "placement": ["disk=ssd"]}]}, "a constraint of Docker Swarm"),
     ],
 )
 def test_what_the_nodes_cannot_run_is_refused(ansible: Ansible, variables: dict[str, object], words: str) -> None:
