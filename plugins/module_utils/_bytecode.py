@@ -17,7 +17,7 @@ import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 
-LEFT_OUT = ("__pycache__", "tests")
+LEFT_OUT = ("__pycache__", "test", "tests")
 """Directories without what a process imports. Packages' own tests are a quarter of all there is to compile."""
 FAILED = 1
 """The exit status of compileall where a file cannot be compiled, such as a template or one for another Python."""

@@ -39,6 +39,14 @@ from ansible_collections.flotilla.dask.plugins.module_utils._pylock import (
     with_head,
 )
 
+LOCK_ARGUMENTS: dict[str, dict[str, t.Any]] = {
+    "update": {"type": "bool", "default": False},
+    "cache": {"type": "path", "default": ""},
+    "wheelhouse": {"type": "str", "default": ""},
+    "ca_bundle": {"type": "path", "default": ""},
+}
+"""The options of all modules that make locks; the documentation fragment ``locks`` describes them."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 

@@ -43,33 +43,9 @@ options:
     type: list
     elements: str
     default: []
-  update:
-    description: Whether to solve anew, with the newest versions that fit. Reports a change only if there was one.
-    type: bool
-    default: false
-  cache:
-    description: Directory for what channels say about themselves. By default C(flotilla-dask) in the user's cache
-      directory.
-    type: path
-    default: ""
-  wheelhouse:
-    description: Directory or address that uv takes wheels from instead of an index.
-    type: str
-    default: ""
-  ca_bundle:
-    description: File with the certificates of the authorities that are trusted when something is fetched.
-    type: path
-    default: ""
 extends_documentation_fragment:
   - flotilla.dask.attributes
-attributes:
-  check_mode:
-    support: full
-    details: Solves, and writes nothing.
-  diff_mode:
-    support: full
-  idempotent:
-    support: full
+  - flotilla.dask.locks
 requirements:
   - py-rattler 0.28.0, and for a part C(pip) uv 0.13.9, in the environment that runs the module
 """
@@ -114,6 +90,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._solver import conda_lock
+from ansible_collections.flotilla.dask.plugins.module_utils._uv_solver import LOCK_ARGUMENTS
 
 
 def main() -> None:
@@ -123,10 +100,7 @@ def main() -> None:
             "file": {"type": "path", "default": ""},
             "platforms": {"type": "list", "elements": "str", "required": True},
             "also": {"type": "list", "elements": "str", "default": []},
-            "update": {"type": "bool", "default": False},
-            "cache": {"type": "path", "default": ""},
-            "wheelhouse": {"type": "str", "default": ""},
-            "ca_bundle": {"type": "path", "default": ""},
+            **LOCK_ARGUMENTS,
         },
         supports_check_mode=True,
     )

@@ -59,32 +59,9 @@ options:
     description: Whether a package that has no wheel for an interpreter may be built there from its source.
     type: bool
     default: false
-  update:
-    description: Whether to solve anew, with the newest versions that fit. Reports a change only if there was one.
-    type: bool
-    default: false
-  cache:
-    description: Directory for what uv keeps. By default C(flotilla-dask) in the user's cache directory.
-    type: path
-    default: ""
-  wheelhouse:
-    description: Directory or address that uv takes wheels from instead of an index.
-    type: str
-    default: ""
-  ca_bundle:
-    description: File with the certificates of the authorities that are trusted when something is fetched.
-    type: path
-    default: ""
 extends_documentation_fragment:
   - flotilla.dask.attributes
-attributes:
-  check_mode:
-    support: full
-    details: Solves, and writes nothing.
-  diff_mode:
-    support: full
-  idempotent:
-    support: full
+  - flotilla.dask.locks
 requirements:
   - uv 0.13.9 and Python 3.11 or newer in the environment that runs the module
 seealso:
@@ -134,7 +111,7 @@ packages:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._uv_solver import venv_lock
+from ansible_collections.flotilla.dask.plugins.module_utils._uv_solver import LOCK_ARGUMENTS, venv_lock
 
 
 def main() -> None:
@@ -155,10 +132,7 @@ def main() -> None:
                 },
             },
             "sources": {"type": "bool", "default": False},
-            "update": {"type": "bool", "default": False},
-            "cache": {"type": "path", "default": ""},
-            "wheelhouse": {"type": "str", "default": ""},
-            "ca_bundle": {"type": "path", "default": ""},
+            **LOCK_ARGUMENTS,
         },
         supports_check_mode=True,
     )
