@@ -50,6 +50,16 @@ options:
     type: list
     elements: str
     default: []
+  paths:
+    description: Paths to look for.
+    type: list
+    elements: str
+    default: []
+  texts:
+    description: Patterns of paths of text files to read, such as V(/etc/dask-proxy/*.json).
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - flotilla.dask.attributes
   - flotilla.dask.attributes.info
@@ -160,6 +170,14 @@ ansible_facts:
           type: list
           elements: str
           returned: success
+        paths:
+          description: Whether each of O(paths) is there.
+          type: dict
+          returned: success
+        texts:
+          description: What is in the files that match O(texts), by their paths.
+          type: dict
+          returned: success
         account:
           description: Numbers of the account that system processes have and of its group, as C(998:998), or empty.
           type: str
@@ -190,6 +208,7 @@ ansible_facts:
           returned: success
 """
 
+import glob
 import importlib.util
 import json
 import os
@@ -200,6 +219,7 @@ import socket
 import subprocess
 import typing as t
 from dataclasses import asdict
+from itertools import chain
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -209,6 +229,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import (
     user_directory,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text
 from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
 from ansible_collections.flotilla.dask.plugins.module_utils._interpreters import supported_interpreter
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform, libc_version
@@ -333,6 +354,8 @@ def main() -> None:
             "containers": {"type": "bool", "default": False},
             "swarm": {"type": "bool", "default": False},
             "directories": {"type": "list", "elements": "str", "default": []},
+            "paths": {"type": "list", "elements": "str", "default": []},
+            "texts": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -361,6 +384,8 @@ def main() -> None:
             "requests": importlib.util.find_spec("requests") is not None,
             "docker_sdk": importlib.util.find_spec("docker") is not None,
             "missing": [path for path in options["directories"] if not os.path.isdir(path)],
+            "paths": {path: os.path.lexists(path) for path in options["paths"]},
+            "texts": {path: read_text(path) or "" for path in chain(*map(glob.glob, options["texts"]))},
             **(engine() if options["containers"] else {}),
             **({"swarm": swarm(), "encryption_problem": encryption_problem()} if options["swarm"] else {}),
             **installed(options, root),
