@@ -56,3 +56,25 @@ def test_a_shared_variable_has_the_same_name_within_the_role_that_shares_it() ->
     for name, value in defaults("dask_common").items():
         if found := fall_back(value):
             assert name == found[0].replace("dask_", "dask_common_", 1)
+
+
+def test_what_roles_look_for_on_a_host_is_what_the_plan_asks_it() -> None:
+    files = ("dask_common/vars/main", "dask_monitoring/vars/main", "dask_proxy/vars/main", "dask_proxy/vars/Debian")
+    found: dict[str, t.Any] = {}
+    for file in files:
+        found.update(yaml.safe_load((ROLES / f"{file}.yml").read_text()))
+    drop_in = found["_dask_monitoring_dropin"].replace("{{ _dask_monitoring_dropins }}", "{dropins}")
+    unit, drop_ins = found["_dask_monitoring_unit"], found["_dask_monitoring_dropins"]
+    drop_ins = drop_ins.replace("{{ _dask_monitoring_unit }}", unit)
+    assert set(found["_dask_common_paths"]) == {
+        "/etc/debian_version",
+        found["_dask_monitoring_program"],
+        found["_dask_monitoring_enabled"].replace("{{ _dask_monitoring_unit }}", unit),
+        drop_in.format(dropins=drop_ins),
+        found["_dask_proxy_unit"],
+        found["_dask_proxy_modules"][-1],
+        *re.findall(r"'(/[^']+)'", found["_dask_proxy_traefik"]),
+    }
+    directory = found["_dask_proxy_directory"]
+    certificate = found["_dask_proxy_certificate"].replace("{{ _dask_proxy_directory }}", directory)
+    assert set(found["_dask_common_texts"]) == {f"{directory}/*.json", certificate}
