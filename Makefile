@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 PYTHON ?= python3
+# As the shell finds it, not in an environment which is only being made.
+override PYTHON := $(shell command -v $(PYTHON))
 COMMAND ?= test
 
 # An environment is named by what is to be in it, and never changed once it is complete: another shell may be using it.

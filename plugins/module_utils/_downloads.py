@@ -60,7 +60,8 @@ class Item:
         kind, expected = self._hash
         if not self.is_at(path):
             raise DownloadError(
-                "{0} is refused: its {1} is {2}, not {3} as locked. The file at {4} was damaged or replaced.".format(
+                "{0} is refused: its {1} is {2}, not {3} as locked. The file at {4} was damaged or "
+                "replaced, or the lock was. Restore the lock, or have it solved anew (dask_environment_update).".format(
                     self.file, kind, file_hash(path, kind), expected, self.url
                 )
             )

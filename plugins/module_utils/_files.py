@@ -156,12 +156,15 @@ def directory_status(path: str) -> os.stat_result | None:
         return None
 
 
-def make_directory(path: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> list[str]:
+def make_directory(
+    path: str, mode: int = 0o755, owner: tuple[int, int] | None = None, take: t.Container[int] | None = None
+) -> list[str]:
     """Makes a directory and those above it that are missing, or gives the one that is there its mode and owner.
 
     :param owner: Numbers of user and group; None leaves them. Directories above are this process's.
+    :param take: Numbers of the users whose directory may be taken where there is one; None for all.
     :returns: The directories that it made, the outermost first.
-    :raises DaskError: as ``opened``.
+    :raises DaskError: as ``opened``; or the directory that is there is somebody else's.
     """
     made = []
     above = os.path.dirname(path)
@@ -173,6 +176,13 @@ def make_directory(path: str, mode: int = 0o755, owner: tuple[int, int] | None =
     with opened(path) as found:
         directory = os.open(".", _READ_DIRECTORY, dir_fd=found)
         try:
+            user = os.fstat(directory).st_uid
+            if take is not None and user not in take:
+                raise DaskError(
+                    "{0} is refused: it belongs to account number {1}. Remove it, or name another path.".format(
+                        path, user
+                    )
+                )
             if owner is not None:
                 os.fchown(directory, *owner)
             os.fchmod(directory, mode)

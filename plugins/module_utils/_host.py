@@ -118,7 +118,8 @@ class Host:
     def plan_absent(self) -> Steps:
         """Returns how to remove what the cluster has here. The record goes last of all directories."""
         last = [path for path in self.own if _is_in(self.record, path)]
-        trees = [*self._recorded(), *(path for path in self.own if path not in last), *last]
+        recorded = [path for path in self._recorded() if self._may_take(path)]
+        trees = [*recorded, *(path for path in self.own if path not in last), *last]
         steps = [_removing(path) for path in trees if status(path) is not None]
         left = {path: self._left_in(path, trees) for path in self.parents}
         steps += [_emptying(path) for path, names in left.items() if names is not None and not names]
@@ -151,8 +152,7 @@ class Host:
         return [Step(path, before, after, lambda: self._make_directory(path, owner))]
 
     def _refuse_foreign(self, path: str, found: os.stat_result) -> None:
-        account = _account(self.account) if self.account else None
-        if found.st_uid not in (0, account.pw_uid if account else 0):
+        if found.st_uid not in self._users():
             raise DaskError(
                 "{0} is refused: it belongs to {1}. The cluster takes directories of root{2} alone. Remove it, or set "
                 "another dask_home or local_directory.".format(
@@ -162,7 +162,14 @@ class Host:
 
     def _make_directory(self, path: str, owner: str) -> None:
         wanted = _account(owner) if owner else None
-        make_directory(path, _MODE, (wanted.pw_uid, wanted.pw_gid) if wanted else (os.geteuid(), os.getegid()))
+        numbers = (wanted.pw_uid, wanted.pw_gid) if wanted else (os.geteuid(), os.getegid())
+        # Looked at once more: somebody may have made it since.
+        make_directory(path, _MODE, numbers, self._users() if os.geteuid() == 0 else None)
+
+    def _users(self) -> set[int]:
+        """Numbers of the users whose directories the cluster takes, as root."""
+        account = _account(self.account) if self.account else None
+        return {0, account.pw_uid} if account else {0}
 
     def _make_account(self) -> None:
         group = ["--user-group"]
@@ -176,6 +183,11 @@ class Host:
         account = _account(self.account) if self.account else None
         home = account.pw_dir if account and account.pw_gecos == COMMENT else ""
         return [path for path in self.parents if path == home and directory_status(path) is not None]
+
+    def _may_take(self, path: str) -> bool:
+        """Whether what was written down before it was made is not what somebody else has made instead."""
+        found = status(path)
+        return found is None or os.geteuid() != 0 or found.st_uid in self._users()
 
     def _is_own(self, path: str) -> bool:
         return any(_is_in(path, own) for own in self.own)

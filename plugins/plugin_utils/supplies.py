@@ -31,7 +31,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._downloads import (
     fetch,
     refuse_missing_bundle,
 )
-from ansible_collections.flotilla.dask.plugins.module_utils._environments import file_of, item_of
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import ON_CONTROLLER, file_of, item_of
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import held, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import UV
@@ -66,7 +66,7 @@ class SupplyingAction(ActionBase):
         self.controller = {
             "cache": cache_directory(self._task.args.get("controller_cache") or ""),
             "ca_bundle": self._ca_bundle(self._task.args.get("ca_bundle") or ""),
-            "wheelhouse": self._task.args.get("wheelhouse") or "",
+            "wheelhouse": self._wheelhouse(self._task.args.get("wheelhouse") or ""),
         }
         options = {key: value for key, value in self._task.args.items() if key != "controller_cache"}
         options["ca_bundle"] = CA_BUNDLE if self.controller["ca_bundle"] else ""
@@ -108,6 +108,11 @@ class SupplyingAction(ActionBase):
         places = options.get("mirror") or "", self.controller["wheelhouse"]
         wanted = [package for package in options["packages"] if file_of(package) in needs["files"]]
         return fetched(list({file_of(each): item_of(each, *places) for each in wanted}.values()), self.controller)
+
+    def _wheelhouse(self, place: str) -> str:
+        """Where the controller takes packages from, empty for the index: hosts may have a directory that it has not."""
+        fetches = self._task.args.get("download_on") == ON_CONTROLLER
+        return place if fetches or "://" in place or os.path.isdir(place) else ""
 
     def _ca_bundle(self, path: str) -> str:
         if not path:

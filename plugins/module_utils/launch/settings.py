@@ -43,7 +43,7 @@ DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORD = re.compile(r"[^\s\x00-\x1f\x7f=,'\"]+")
-_ADDRESS = re.compile(r"[A-Za-z0-9._:-]+")
+_ADDRESS = re.compile(r"[A-Za-z0-9:][A-Za-z0-9._:-]*")
 _PATH = re.compile(r"/[A-Za-z0-9/._+@~-]*")
 _PLACE = re.compile(r"(https?://|file:///|/)[^\s\x00-\x1f\x7f]*")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]*")
@@ -645,8 +645,8 @@ def read_environment(reader: Reader, host: Host, installs: bool) -> Environment:
         get("dask_environment_packages"),
         "a requirement such as dask>=2026.8, without options",
     )
-    if method == "venv" and get("dask_environment_packages") == []:
-        reader.refuse("dask_environment_packages", [], "at least one requirement")
+    if method == "venv" and get("dask_environment_packages", ["dask"]) in ([], None):
+        reader.refuse("dask_environment_packages", get("dask_environment_packages"), "at least one requirement")
     for variable in ("dask_environment_constraints", "dask_environment_file", "dask_environment_lock"):
         reader.file(variable, get(variable))
     reader.boolean("dask_environment_update", get("dask_environment_update", False))

@@ -194,3 +194,41 @@ def test_a_record_that_is_not_ours_removes_nothing(options: Options, tmp_path: P
     else:
         assert changed(options)
     assert (tmp_path / "scratch" / "dask-main").exists()
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+
+
+def a_directory_of(uid: int, path: Path) -> None:
+    path.mkdir()
+    os.chown(path, uid, uid)
+
+
+@needs_root
+def test_a_directory_that_somebody_makes_between_the_look_and_the_step_is_refused(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = tmp_path / "scratch" / "dask-main"
+    make = Host._make_directory
+
+    def meanwhile(host: Host, path: str, owner: str) -> None:
+        if path == str(local) and not local.exists():
+            a_directory_of(12345, local)
+        make(host, path, owner)
+
+    monkeypatch.setattr(Host, "_make_directory", meanwhile)
+    with pytest.raises(DaskError, match="dask-main is refused: it belongs to account number 12345"):
+        configure(options, check_mode=False)
+    assert local.stat().st_uid == 12345
+
+
+@needs_root
+def test_removal_leaves_what_somebody_else_made_in_place_of_what_was_written_down(
+    options: Options, tmp_path: Path
+) -> None:
+    configure(options, check_mode=False)
+    local = tmp_path / "scratch" / "dask-main"
+    local.rmdir()
+    a_directory_of(12345, local)
+    configure({**options, "state": "absent"}, check_mode=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["scratch", "dask-main"]
