@@ -169,7 +169,7 @@ def make_directory(
     made = []
     above = os.path.dirname(path)
     if above != path and directory_status(above) is None:
-        made = make_directory(above)
+        made = make_directory(above, take=take)
     with opened_parent(path) as (parent, name), contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=parent)
         made.append(path)

@@ -27,6 +27,13 @@ class Render(t.Protocol):
     def __call__(self, template: str, **variables: t.Any) -> t.Any: ...
 
 
+@pytest.fixture
+def as_root() -> None:
+    """For tests that need root, which alone can give files away. Where tests count, a skipped one has not passed."""
+    if os.geteuid():
+        pytest.skip("only root can give a directory away")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The collection's directory."""

@@ -36,9 +36,8 @@ def test_files_belong_to_who_unpacks_them_and_nothing_else_is_unpacked(tmp_path:
     assert supplies.path("link") == ""
 
 
+@pytest.mark.usefixtures("as_root")
 def test_a_cache_of_another_account_is_refused(tmp_path: Path) -> None:
-    if os.geteuid():
-        pytest.skip("only root can give a directory away")
     (tmp_path / "cache").mkdir()
     os.chown(tmp_path / "cache", 12345, 12345)
     with pytest.raises(DaskError, match="it belongs to account number 12345"), workplace(str(tmp_path / "cache")):

@@ -198,3 +198,17 @@ def test_no_lock_is_made_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(DaskError, match="not a regular file"), held(str(tmp_path / ".lock")):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_directory_above_that_somebody_makes_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    above = tmp_path / "above"
+    above.mkdir(mode=0o700)
+    os.chown(above, 12345, 12345)
+    real = _files.directory_status
+    monkeypatch.setattr(_files, "directory_status", lambda path: None if path == str(above) else real(path))
+    with pytest.raises(DaskError, match="above is refused: it belongs to account number 12345"):
+        _files.make_directory(str(above / "below"), take={0})
+    assert (above.stat().st_uid, above.stat().st_mode & 0o777, list(above.iterdir())) == (12345, 0o700, [])

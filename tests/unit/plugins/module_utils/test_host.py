@@ -196,15 +196,12 @@ def test_a_record_that_is_not_ours_removes_nothing(options: Options, tmp_path: P
     assert (tmp_path / "scratch" / "dask-main").exists()
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-
-
 def a_directory_of(uid: int, path: Path) -> None:
     path.mkdir()
     os.chown(path, uid, uid)
 
 
-@needs_root
+@pytest.mark.usefixtures("as_root")
 def test_a_directory_that_somebody_makes_between_the_look_and_the_step_is_refused(
     options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +219,7 @@ def test_a_directory_that_somebody_makes_between_the_look_and_the_step_is_refuse
     assert local.stat().st_uid == 12345
 
 
-@needs_root
+@pytest.mark.usefixtures("as_root")
 def test_removal_leaves_what_somebody_else_made_in_place_of_what_was_written_down(
     options: Options, tmp_path: Path
 ) -> None:
