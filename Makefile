@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 # As the shell finds it, not in an environment which is only being made.
-override PYTHON := $(shell command -v $(PYTHON))
+override PYTHON := $(or $(shell command -v $(PYTHON) 2>/dev/null),$(PYTHON))
 COMMAND ?= test
 
 # An environment is named by what is to be in it, and never changed once it is complete: another shell may be using it.
