@@ -310,9 +310,8 @@ class BatchCluster:
         :raises DaskError: a job stays.
         """
         with self.locked():
-            who = _jobs.account(self._description(record))
-            for name in _jobs.names(who):
-                _jobs.Job(who, name).cancel()
+            who = _jobs.owner(self._description(record))
+            who.account.run(lambda: _jobs.cancel_all(who))
             jobs = [each["job"] for each in (*record["more"], record) if each["job"]]
             for job in jobs:
                 self._ask_to_leave(record, job)

@@ -5,11 +5,14 @@
 """How modules talk to Dask (private to this collection).
 
 The Python of the host has no distributed. ``_environment_side`` is run with the environment's interpreter instead,
-which takes half the time of starting the whole module a second time there.
+which takes half the time of starting the whole module a second time there. It runs as the cluster's account: what a
+scheduler answers is unpickled, and every task can change the answer.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,9 +20,29 @@ import tempfile
 import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _environment_side
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import (
+    Account,
+    find_account,
+    read_answer,
+    read_json,
+    this_account,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, environment
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text
+
+START_SECONDS = 60.0
+"""How long the environment's Python may take to start."""
+ANSWERS = 6
+"""Waits, for a connection or an answer, that one question may need."""
+LARGEST_ERROR = 2**16
+_STATE: dict[str, type | tuple[type, ...]] = {
+    "difference": str,
+    "environment": str,
+    "started": (int, float),
+    "versions": dict,
+    "workers": dict,
+}
 
 
 class UnreachableError(DaskError):
@@ -38,30 +61,31 @@ class SchedulerWatch:
 
     def __enter__(self) -> SchedulerWatch:
         task = ["watch", self.cluster["scheduler"], str(self.timeout)]
-        self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8")
+        self._errors = tempfile.TemporaryFile()
         self._process = _start(self.cluster, task, self._errors)
         return self
 
     def __exit__(self, *_details: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        _end(self._process)
         self._errors.close()
 
     def state(self) -> dict[str, t.Any]:
         """Returns what ``_environment_side.scheduler_state`` does: who the scheduler is, its workers and its software.
 
         :raises UnreachableError: nothing answers there, or not in time.
-        :raises DaskError: the environment doesn't work.
+        :raises DaskError: the environment doesn't work, or what answers isn't a scheduler's state.
         """
-        questions, answers = t.cast("tuple[t.IO[str], t.IO[str]]", (self._process.stdin, self._process.stdout))
-        try:
-            questions.write("?\n")
+        questions = t.cast("t.IO[bytes]", self._process.stdin)
+        with contextlib.suppress(BrokenPipeError):
+            questions.write(b"?\n")
             questions.flush()
-            answer = answers.readline()
-        except BrokenPipeError:
-            answer = ""
-        state: dict[str, t.Any] = _read(self.cluster, self.timeout, answer, self._errors)
-        return state
+        state = _read(self.cluster, self.timeout, self._process, self._errors)
+        if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in _STATE.items()):
+            raise DaskError(
+                "What answers at {0} does not answer as a scheduler does. A task may have changed it. Restart the "
+                "scheduler.".format(self.cluster["scheduler"])
+            )
+        return t.cast("dict[str, t.Any]", state)
 
 
 def ask_scheduler(cluster: Description, timeout: float, question: dict[str, t.Any]) -> t.Any:
@@ -71,9 +95,12 @@ def ask_scheduler(cluster: Description, timeout: float, question: dict[str, t.An
     :raises UnreachableError: nothing answers there, or not in time.
     :raises DaskError: the environment doesn't work, or the scheduler doesn't know the question.
     """
-    with tempfile.TemporaryFile(mode="w+", encoding="utf-8") as errors:
+    with tempfile.TemporaryFile() as errors:
         process = _start(cluster, ["ask", cluster["scheduler"], str(timeout), json.dumps(question)], errors)
-        answer = _read(cluster, timeout, process.communicate()[0], errors)
+        try:
+            answer = _read(cluster, timeout, process, errors)
+        finally:
+            _end(process)
     if answer is None:
         raise DaskError(
             "The scheduler doesn't know the operation '{0}'. Run flotilla.dask.site to bring it up to date.".format(
@@ -83,16 +110,34 @@ def ask_scheduler(cluster: Description, timeout: float, question: dict[str, t.An
     return answer
 
 
-def _start(cluster: Description, task: list[str], errors: t.IO[str]) -> subprocess.Popen[str]:
+def cluster_account(cluster: Description) -> Account:
+    """Returns whom a process belongs to that has to do with a cluster: root's are the cluster's account's.
+
+    :raises DaskError: the cluster's account is gone.
+    """
+    me = this_account()
+    if me.uid != 0 or cluster["user"] == me.name:
+        return me
+    found = find_account(cluster["user"])
+    if found is None:
+        raise DaskError(
+            "The account '{0}' that the cluster runs as is gone. Run flotilla.dask.site.".format(cluster["user"])
+        )
+    return dataclasses.replace(found, home=os.path.dirname(cluster["jobs"]))  # as the cluster's processes have it
+
+
+def _start(cluster: Description, task: list[str], errors: t.IO[bytes]) -> subprocess.Popen[bytes]:
     """Runs ``_environment_side`` in the cluster's environment. :raises DaskError: there is none."""
+    account = cluster_account(cluster)
     try:
         return subprocess.Popen(
             [cluster["python"], "-c", module_text(_environment_side), *task],
-            env={**os.environ, **environment(cluster)},
+            env={**account.environment(), **environment(cluster)},
+            cwd="/",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            text=True,
+            **account.popen(),
         )
     except OSError as error:
         raise DaskError(
@@ -102,17 +147,30 @@ def _start(cluster: Description, task: list[str], errors: t.IO[str]) -> subproce
         ) from error
 
 
-def _read(cluster: Description, timeout: float, answer: str, errors: t.IO[str]) -> t.Any:
-    """Returns what ``_environment_side`` answered. :raises DaskError: as ``ask_scheduler``."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process, and does not wait for what it may have started, which can keep its output open."""
+    process.kill()
+    with process:
+        pass
+
+
+def _read(cluster: Description, timeout: float, process: subprocess.Popen[bytes], errors: t.IO[bytes]) -> t.Any:
+    """Returns the next line that ``_environment_side`` answers. :raises DaskError: as ``ask_scheduler``."""
+    descriptor = t.cast("t.IO[bytes]", process.stdout).fileno()
+    answer = read_answer(descriptor, START_SECONDS + ANSWERS * timeout, until_line=True)
+    if answer is None:
+        raise UnreachableError(
+            "The answer from {0} was not complete in time, or its process was stopped.".format(cluster["scheduler"])
+        )
     if not answer:
         errors.seek(0)
-        last = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
+        last = (errors.read(LARGEST_ERROR).decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
         raise DaskError(
             "{0} cannot ask the scheduler ({1}). Run flotilla.dask.site to repair the environment.".format(
                 cluster["python"], last
             )
         )
-    content = json.loads(answer)
+    content = read_json(answer)
     if isinstance(content, dict) and "unreachable" in content:
         raise UnreachableError(
             "No scheduler answers at {0} within {1:g} s ({2}).".format(

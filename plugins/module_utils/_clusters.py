@@ -15,7 +15,9 @@ import time
 import typing as t
 import urllib.parse
 
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import find_account
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_owned_text, read_text
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import DESCRIPTION, USER_HOME
 
 ANSWER_SECONDS = 5.0
@@ -42,28 +44,33 @@ def user_directory() -> str:
     return str(pathlib.Path.home())
 
 
-def _found(home: str) -> list[Description]:
-    """The descriptions on this host, each of a cluster or of what clusters inside jobs are made from."""
+def _found(home: str) -> tuple[list[Description], list[str]]:
+    """The descriptions on this host, each of a cluster or of what clusters inside jobs are made from.
+
+    :returns: Them, and in words what is wrong with the others.
+    """
     places = [os.path.join("/etc/dask", "*", DESCRIPTION)]
     places += [
         os.path.join(base, "*", "etc", DESCRIPTION)
         for base in (home, os.path.join(user_directory(), USER_HOME))
         if base
     ]
-    return [
-        read_description(path)
-        for path in sorted({os.path.realpath(path) for place in places for path in glob.glob(place)})
-    ]
+    return _read_all({os.path.realpath(path): path for place in places for path in glob.glob(place)}.values())
 
 
-def find_clusters(home: str = "") -> list[Description]:
-    """Returns the descriptions of all clusters on this host, in the order of their names.
+def find_clusters(home: str = "") -> tuple[list[Description], list[str]]:
+    """Returns the descriptions of all clusters on this host by their names, and in words what is wrong with others.
 
     :param home: A directory that holds clusters' files instead of the default ones; empty for those.
-    :raises DaskError: a description isn't readable.
     """
-    found = [each for description in _found(home) for each in _inside_jobs(description)]
-    return sorted(found, key=lambda each: str(each["cluster"]))
+    found, problems = _found(home)
+    clusters = [each for each in found if "batch" not in each]
+    for description in found:
+        if "batch" in description:
+            inside, more = _inside_jobs(description)
+            clusters += inside
+            problems += more
+    return sorted(clusters, key=lambda each: str(each["cluster"])), problems
 
 
 def find_cluster(name: str | None = None, home: str = "", alive: bool = True) -> Description:
@@ -72,7 +79,7 @@ def find_cluster(name: str | None = None, home: str = "", alive: bool = True) ->
     :param alive: Whether one inside a batch job has to be running; else its ``scheduler`` may be empty.
     :raises DaskError: there is none, or there are several and none was named, or it has to run and doesn't.
     """
-    found = _choose(find_clusters(home), name)
+    found = _choose(*find_clusters(home), name)
     return running(found) if alive else found
 
 
@@ -81,7 +88,8 @@ def find_site(name: str | None = None, home: str = "") -> Description:
 
     :raises DaskError: there is none, or there are several and none was named.
     """
-    return _choose([found for found in _found(home) if "batch" in found], name)
+    found, problems = _found(home)
+    return _choose([each for each in found if "batch" in each], problems, name)
 
 
 def running(cluster: Description) -> Description:
@@ -117,33 +125,52 @@ def running(cluster: Description) -> Description:
 
 
 def read_description(path: str) -> Description:
-    """Returns what a file says of a cluster.
+    """Returns what a file says of a cluster. Root believes a file of its own, and what a user says of that user's own.
 
     :raises DaskError: it isn't one that the collection wrote.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            description: Description = json.load(file)
-            return description
-    except (OSError, ValueError) as error:
+        found = read_owned_text(path)
+        description = json.loads(found[0]) if found else None
+        if not found or not isinstance(description, dict) or not isinstance(description.get("cluster"), str):
+            raise ValueError("it has no cluster")
+    except (OSError, ValueError, RecursionError, DaskError) as error:
         raise DaskError(
             "{0} does not describe a cluster ({1}). Remove it, and run flotilla.dask.site, which writes it.".format(
                 path, error
             )
         ) from error
+    owner = found[1].st_uid
+    if os.geteuid() == 0 and owner != 0:
+        account = find_account(str(description.get("user")))
+        if account is None or account.uid != owner:
+            raise DaskError(
+                "{0} is refused: it belongs to account number {1}, which may describe clusters of its own alone. "
+                "Remove it, and run flotilla.dask.site, which writes it.".format(path, owner)
+            )
+    return t.cast("Description", description)
 
 
 def read_endpoint(path: str) -> dict[str, t.Any] | None:
     """Returns what the job of a cluster says of it, or None where no job does."""
     try:
-        with open(path, encoding="utf-8") as file:
-            endpoint: dict[str, t.Any] = json.load(file)
-            return endpoint
-    except (OSError, ValueError):
+        endpoint = json.loads(read_text(path) or "null")
+    except (OSError, ValueError, RecursionError, DaskError):
         return None
+    return endpoint if isinstance(endpoint, dict) else None
 
 
-def _choose(found: list[Description], name: str | None) -> Description:
+def _read_all(paths: t.Iterable[str]) -> tuple[list[Description], list[str]]:
+    found, problems = [], []
+    for path in sorted(paths):
+        try:
+            found.append(read_description(path))
+        except DaskError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def _choose(found: list[Description], problems: list[str], name: str | None) -> Description:
     names = ", ".join(str(description["cluster"]) for description in found)
     if name:
         found = [description for description in found if description["cluster"] == name]
@@ -151,6 +178,8 @@ def _choose(found: list[Description], name: str | None) -> Description:
         return found[0]
     if found:
         raise DaskError("This host has several clusters ({0}); say which with the option 'cluster'.".format(names))
+    if problems:
+        raise DaskError("\n".join(problems))
     raise DaskError(
         "There is no Dask cluster{0} on this host{1}. Deploy one with the playbook flotilla.dask.site, or in a batch "
         "job with flotilla.dask.batch; run the task on a host of the cluster; or set the option 'home' where dask_home "
@@ -161,9 +190,7 @@ def _choose(found: list[Description], name: str | None) -> Description:
     )
 
 
-def _inside_jobs(description: Description) -> list[Description]:
-    """The clusters that a description stands for: itself, or those inside batch jobs."""
-    if "batch" not in description:
-        return [description]
+def _inside_jobs(description: Description) -> tuple[list[Description], list[str]]:
+    """The clusters inside batch jobs that a description stands for, and what is wrong with others."""
     pattern = os.path.join(glob.escape(description["batch"]["directory"]), "*", DESCRIPTION)
-    return [read_description(path) for path in glob.glob(pattern)]
+    return _read_all(glob.glob(pattern))

@@ -71,7 +71,8 @@ class Runner:
     def run(self) -> None:
         """Runs the job to its end and records it."""
         signal.signal(signal.SIGTERM, lambda *_ignored: self.cancelled.set())
-        self._update(state="running", pid=os.getpid(), attempts=self.state["attempts"] + 1)
+        process = {"pid": os.getpid(), "pid_started": start_time()}
+        self._update(state="running", attempts=self.state["attempts"] + 1, **process)
         try:
             work = self._prepare()
             self._connect()
@@ -242,6 +243,12 @@ class Runner:
             file.flush()
             os.fsync(file.fileno())
         os.replace(path + ".part", path)
+
+
+def start_time() -> int:
+    """Returns when this process started, in ticks since its host did: as numbers of processes are used again."""
+    with open("/proc/self/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[19])
 
 
 def load_function(name: str) -> t.Callable[..., t.Any]:

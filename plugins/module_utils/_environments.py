@@ -74,7 +74,7 @@ def read_record(directory: str, name: str = PREFIX_RECORD) -> dict[str, t.Any] |
     """Returns the record of a complete directory, or None."""
     try:
         found = json.loads(read_text(os.path.join(directory, name)) or "null")
-    except ValueError:  # also where it is not UTF-8
+    except (ValueError, RecursionError, DaskError):  # also where it is not text
         return None
     return found if isinstance(found, dict) and "content" in found else None
 

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 import time
 import typing as t
@@ -30,6 +31,12 @@ LONGEST_HOLD = 3600
 """Seconds after which a lock is taken for one that nobody lets go: longer than large packages take over a slow line."""
 _MOST_LINKS = 40
 """As many as Linux itself follows in one path."""
+LARGEST_TEXT = 64 * 2**20
+"""Bytes of a file that is read as a whole."""
+_LAST_BYTES = 16384
+_MOST_ROUNDS = 100
+"""How often a directory is emptied before whoever goes on writing to it is blamed."""
+_IRREGULAR = "{0} is refused: it is not a regular file. Remove it, or move it away."
 
 
 @contextlib.contextmanager
@@ -58,8 +65,47 @@ def opened_parent(path: str) -> t.Iterator[tuple[int, str]]:
 def read_text(path: str) -> str | None:
     """Returns the text of a file, or None where there is none.
 
-    :raises DaskError: it is not a regular file, or is reached over a link that others may have made.
+    :raises DaskError: it is not a regular file, too large or not text, or is reached over a link that others may have
+        made.
     """
+    found = read_owned_text(path)
+    return found[0] if found else None
+
+
+def read_owned_text(path: str) -> tuple[str, os.stat_result] | None:
+    """Returns the text of a file, and the file's status; None where there is none.
+
+    :raises DaskError: as ``read_text``.
+    """
+    found = _open_to_read(path)
+    if found is None:
+        return None
+    descriptor, status_of_file = found
+    with open(descriptor, "rb") as file:
+        text = file.read(LARGEST_TEXT + 1)
+    if len(text) > LARGEST_TEXT:
+        raise DaskError("{0} is refused: it is larger than {1} MiB. Remove it.".format(path, LARGEST_TEXT // 2**20))
+    try:
+        return text.decode(), status_of_file
+    except UnicodeDecodeError as error:
+        raise DaskError("{0} is refused: it is not text in UTF-8 ({1}). Remove it.".format(path, error)) from error
+
+
+def last_lines(path: str, number: int) -> str:
+    """Returns the last lines of a file, as far as they are in its last 16 KiB; nothing where there is no file.
+
+    :raises DaskError: as ``read_text``.
+    """
+    found = _open_to_read(path)
+    if found is None:
+        return ""
+    with open(found[0], "rb") as file:
+        file.seek(max(0, found[1].st_size - _LAST_BYTES))
+        return b"\n".join(file.read(_LAST_BYTES).splitlines()[-number:]).decode(errors="replace")
+
+
+def _open_to_read(path: str) -> tuple[int, os.stat_result] | None:
+    """Returns the descriptor and the status of a regular file, None where there is none."""
     for _link in range(_MOST_LINKS):
         try:
             with opened_parent(path) as (parent, name):
@@ -69,11 +115,15 @@ def read_text(path: str) -> str | None:
                     continue
         except FileNotFoundError:
             return None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # a socket
+                raise
+            raise DaskError(_IRREGULAR.format(path)) from error
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             os.close(descriptor)
-            raise DaskError("{0} is refused: it is not a regular file. Remove it, or move it away.".format(path))
-        with open(descriptor, encoding="utf-8") as file:
-            return file.read()
+            raise DaskError(_IRREGULAR.format(path))
+        return descriptor, found
     raise DaskError("{0} is refused: it is a link that leads to itself. Remove it.".format(path))
 
 
@@ -195,13 +245,46 @@ def remove_tree(path: str) -> bool:
     """Removes what is at ``path``, with all that is in it. Of a link only the link goes.
 
     :returns: Whether there was something.
+    :raises DaskError: a file system is mounted there or below, or somebody goes on writing there.
     """
+    refuse_mounted(path)
     try:
         with opened_parent(path) as (parent, name):
-            _remove(parent, name)
+            _remove(parent, name, path)
     except FileNotFoundError:
         return False
     return True
+
+
+def refuse_mounted(path: str) -> None:
+    """:raises DaskError: file systems are mounted at a path or below, so that removing it would empty them."""
+    mounted = [each for each in _mount_points() if each == path or each.startswith(path.rstrip("/") + "/")]
+    if mounted:
+        raise DaskError(
+            "{0} is not removed, as file systems are mounted in it: {1}. Unmount them, and run this again.".format(
+                path, ", ".join(mounted)
+            )
+        )
+
+
+def rename(old: str, new: str) -> None:
+    """Gives what is at a path another name in the same directory. :raises OSError: something is there already."""
+    with opened_parent(old) as (parent, name):
+        os.rename(name, os.path.basename(new), src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def is_mount_point(path: str) -> bool:
+    """Whether another file system, or another directory, is mounted at ``path``."""
+    return path in _mount_points()
+
+
+def _mount_points() -> list[str]:
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    return [re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split()[4]) for line in lines]
 
 
 def names_in(path: str) -> list[str]:
@@ -277,15 +360,62 @@ def _open_file(parent: int, name: str) -> int | None:
         raise
 
 
-def _remove(parent: int, name: str) -> None:
-    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+def _remove(parent: int, name: str, path: str) -> None:
+    """Removes a name with all that is below it. :raises DaskError: somebody goes on writing there."""
+    if not _is_directory(parent, name):
         os.unlink(name, dir_fd=parent)
         return
     directory = os.open(name, _READ_DIRECTORY, dir_fd=parent)
     try:
-        for each in os.listdir(directory):
-            with contextlib.suppress(FileNotFoundError):  # somebody else was faster
-                _remove(directory, each)
+        for _round in range(_MOST_ROUNDS):
+            while _flatten(directory):
+                pass
+            if _is_removed(parent, name):
+                return
     finally:
         os.close(directory)
-    os.rmdir(name, dir_fd=parent)
+    raise DaskError(
+        "{0} cannot be removed, as something goes on writing there. End it, and run this again.".format(path)
+    )
+
+
+def _flatten(directory: int) -> bool:
+    """Removes what is in a directory, and moves what is in the directories below it up, to be removed next.
+
+    Few directories are open at a time, and no long path is made, whatever somebody has put there.
+
+    :returns: Whether there was something.
+    """
+    names = os.listdir(directory)
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+            if not _is_directory(directory, name):
+                os.unlink(name, dir_fd=directory)
+                continue
+            below = os.open(name, _READ_DIRECTORY, dir_fd=directory)
+            try:
+                for each in os.listdir(below):
+                    if not _is_directory(below, each):
+                        os.unlink(each, dir_fd=below)
+                    elif not _is_removed(below, each):
+                        new = ".flotilla-removing-" + os.urandom(8).hex()
+                        os.rename(each, new, src_dir_fd=below, dst_dir_fd=directory)
+            finally:
+                os.close(below)
+            _is_removed(directory, name)
+    return bool(names)
+
+
+def _is_directory(parent: int, name: str) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+
+
+def _is_removed(parent: int, name: str) -> bool:
+    """Removes a directory if nothing is in it."""
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True

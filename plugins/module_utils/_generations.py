@@ -38,7 +38,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._environments import
     write_record,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._interpreters import interpreter
+from ansible_collections.flotilla.dask.plugins.module_utils._interpreters import interpreter, refuse_others_programs
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import pypi_name, requirement_name
 from ansible_collections.flotilla.dask.plugins.module_utils._rattler_side import stem
 
@@ -118,6 +118,7 @@ def _complete(options: Options, prefix: str, supplies: Supplies) -> None:
         raise DaskError("{0} was removed while this ran, by another run. Run this again.".format(path))
     os.makedirs(path, exist_ok=True)
     if options["plugins"]:
+        refuse_others_programs(os.path.join(prefix, "bin", "python"))  # which uv runs
         remove(directory)
         uv = uv_of(options, supplies)
         wheels = options["resolved"] or []

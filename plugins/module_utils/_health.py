@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import typing as t
 
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+
 SILENT_AFTER = 30.0
 """Seconds. Workers send a heartbeat every few seconds at most; one that is silent for this long is in trouble."""
 
@@ -20,8 +22,16 @@ def workers(identity: t.Mapping[str, t.Any], now: float) -> list[Worker]:
 
     :param identity: What ``distributed.Scheduler.identity`` returns.
     :param now: Seconds since the epoch, by the clock of the scheduler's host.
+    :raises DaskError: it is not what a scheduler says, as a task may have changed that.
     """
-    return sorted((_worker(address, each, now) for address, each in identity["workers"].items()), key=_by_name)
+    try:
+        found = [_worker(address, each, now) for address, each in identity["workers"].items()]
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise DaskError(
+            "The scheduler does not describe its workers as Dask does ({0!r}). A task may have changed it. Restart the "
+            "scheduler.".format(error)
+        ) from error
+    return sorted(found, key=_by_name)
 
 
 def _by_name(worker: Worker) -> str:
@@ -34,19 +44,19 @@ def _worker(address: str, each: t.Mapping[str, t.Any], now: float) -> Worker:
     return {
         "name": str(each["name"]),
         "address": address,
-        "status": each["status"],
-        "threads": each["nthreads"],
-        "memory_limit": each["memory_limit"] or 0,
-        "memory": metrics.get("memory", 0),
-        "spilled": metrics.get("spilled_bytes", {}).get("disk", 0),
+        "status": str(each["status"]),
+        "threads": int(each["nthreads"]),
+        "memory_limit": int(each["memory_limit"] or 0),
+        "memory": int(metrics.get("memory", 0)),
+        "spilled": int(metrics.get("spilled_bytes", {}).get("disk", 0)),
         "last_seen": round(max(0.0, now - each["last_seen"]), 1),
         "resources": dict(each.get("resources", {})),
-        "dashboard_port": each.get("services", {}).get("dashboard", 0),
+        "dashboard_port": int(each.get("services", {}).get("dashboard", 0)),
         "tasks": {
-            "executing": counts.get("executing", 0),
-            "ready": counts.get("ready", 0) + counts.get("constrained", 0),
-            "waiting": counts.get("waiting", 0),
-            "in_memory": counts.get("memory", 0),
+            "executing": int(counts.get("executing", 0)),
+            "ready": int(counts.get("ready", 0)) + int(counts.get("constrained", 0)),
+            "waiting": int(counts.get("waiting", 0)),
+            "in_memory": int(counts.get("memory", 0)),
         },
     }
 

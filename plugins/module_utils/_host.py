@@ -4,7 +4,9 @@
 
 """A cluster's account, directories and files on a host (private to this collection).
 
-What is made outside the cluster's own directories is recorded, so that exactly that is removed with the cluster.
+Only what the collection made is removed. A directory that belongs to root, or to whom this runs as, carries a mark in
+it. One that processes write to, who could change a mark, stands in a record in the configuration directory. Which
+clusters use the account stands in one place of the host.
 """
 
 from __future__ import annotations
@@ -19,25 +21,49 @@ import stat
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import (
+    end_processes,
+    find_account,
+    processes_of,
+    read_json,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import (
     directory_status,
+    is_mount_point,
     make_directory,
     names_in,
     read_text,
+    refuse_mounted,
     remove_tree,
+    rename,
     status,
     write_text,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 
+MARK = ".flotilla-dask"
+"""Name of the file in a directory that the collection owns."""
+
 RECORD = "created.json"
-"""Name of the file, in the configuration directory, that says what was made outside the cluster's own directories."""
+"""Name of the file in the configuration directory that says which directories processes write to, and whether each was
+made (true), or was there and empty (false)."""
+
+USERS = "/etc/dask/account.json"
+"""Which clusters of this host use the account, by their configuration directories."""
 
 COMMENT = "Dask clusters"
 """What the account that the collection makes says of itself. One without it is somebody else's, and stays as it is."""
 
+NO_LOGIN = ("nologin", "false")
+"""Names of shells that nobody can log in with."""
+
+_NOT_OURS = (
+    "{0} is refused: it is not empty, and nothing of this collection made it. Move it away, or set another dask_home, "
+    "dask_cluster_name or local_directory."
+)
 _MODE = 0o755
+_LOST_AND_FOUND = "lost+found"
 
 Steps = t.List["Step"]
 Options = t.Mapping[str, t.Any]
@@ -59,7 +85,10 @@ def configure(options: Options, check_mode: bool) -> dict[str, t.Any]:
     :raises DaskError: something is there that is not the collection's.
     """
     host = Host(options)
-    steps = host.plan_present() if options["state"] == "present" else host.plan_absent()
+    problems = host.problems(removes=options["state"] == "absent")
+    if problems:
+        raise DaskError("\n".join(problems))
+    steps = {"claimed": host.plan_claims, "present": host.plan_present, "absent": host.plan_absent}[options["state"]]()
     if not check_mode:
         for step in steps:
             step.do()
@@ -67,7 +96,8 @@ def configure(options: Options, check_mode: bool) -> dict[str, t.Any]:
         "changed": bool(steps),
         "account": host.account_numbers(),
         "diff": [
-            {"before_header": each.what, "after_header": each.what, "before": each.before, "after": each.after}
+            {"before_header": _shown(each.what), "after_header": _shown(each.what)}
+            | {"before": each.before, "after": each.after}
             for each in steps
         ],
     }
@@ -77,56 +107,119 @@ class Host:
     """This host, and what the options say that it is to have.
 
     ``account``: name, empty where the processes are this user's. ``directories``: the plan's. ``writable``: those that
-    processes write to. ``files``: ``path`` and ``content`` of each.
+    processes write to. ``files``: ``path`` and ``content`` of each. ``keep``: directories that stay at a removal,
+    unless they are empty.
     """
 
     def __init__(self, options: Options) -> None:
+        directories = options["directories"]
+        self.cluster: str = options["cluster"]
         self.account: str = options["account"]
-        self.own: list[str] = list(options["directories"]["own"])
-        self.parents: list[str] = list(options["directories"]["parents"])
-        self.configuration: str = options["directories"]["configuration"]
-        self.writable: list[str] = list(options["writable"])
+        self.own: list[str] = list(directories["own"])
+        self.configuration: str = directories["configuration"]
+        self.writable: list[str] = list(options["writable"]) or [directories["state"]]
         self.files: list[t.Mapping[str, str]] = list(options["files"])
+        self.keep: list[str] = list(options["keep"])
+        self.home: str = directories["parents"][-1]
+        self.marked = [path for path in self.own if path != directories["state"]]
         self.record = posixpath.join(self.configuration, RECORD)
+        written = [*self.own, *self._recordable(), *([USERS] if self.account else [])]
+        self.parents = sorted({above for path in written for above in _ancestors(path)} - set(self.marked))
+
+    def problems(self, removes: bool = False) -> list[str]:
+        """Returns in words what is in the way of the cluster on this host, or of its removal."""
+        problems = []
+        recordable = [path for path in self._recordable() if path in self.own or not removes]
+        checks = [(self._refuse_unsafe_parents, path) for path in (*self.marked, *recordable)]
+        checks += [(self._refuse_unmarked, path) for path in self.marked]
+        checks += [(self._refuse_unrecorded, path) for path in recordable]
+        checks += [(refuse_mounted, path) for path in self.own if removes]
+        for check, path in checks:
+            try:
+                check(path)
+            except (DaskError, OSError) as error:
+                problems.append(str(error))
+        found = _account(self.account) if self.account and not removes else None
+        if found and posixpath.basename(found.pw_shell) not in NO_LOGIN:
+            problems.append(
+                "Account {0} is refused: it can log in, with {1}, so that it is a person's, and tasks would have all "
+                "that is that person's. Rename it; or, if it is meant for Dask, set its shell to "
+                "/usr/sbin/nologin.".format(self.account, found.pw_shell or "/bin/sh")
+            )
+        return list(dict.fromkeys(problems))
+
+    def plan_claims(self) -> Steps:
+        """Returns how to have the cluster's own directories, before anybody else puts something there."""
+        steps: Steps = []
+        for path in (*self.parents, *self.marked):
+            if directory_status(path) is None:
+                steps.append(_making(path, _mark_text(self.cluster if path in self.marked else "", made=True)))
+            elif path in self.marked and self._mark(path) is None:
+                steps.append(_writing(posixpath.join(path, MARK), "", _mark_text(self.cluster, made=False)))
+        return self._plan_leftovers() + steps
 
     def plan_present(self) -> Steps:
         """Returns how to get an account, directories and files as they should be."""
-        steps: Steps = []
-        if self.account and _account(self.account) is None:
-            after = "account: {0}\n".format(self.account)
-            steps.append(Step("account " + self.account, "", after, self._make_account))
-        ours = sorted({posixpath.dirname(file["path"]) for file in self.files} | {self.configuration})
-        for path in ours:
+        steps = self.plan_claims()
+        if self.account:
+            steps += self._plan_users([*self._users_of_account(), self.configuration])
+            if _account(self.account) is None:
+                after = "account: {0}\n".format(self.account)
+                steps.append(Step("account " + self.account, "", after, self._make_account))
+            for path in self.parents:
+                steps += self._plan_directory(path, "") if self._mark(path) is not None else []
+        for path in sorted({posixpath.dirname(file["path"]) for file in self.files} | {self.configuration}):
             steps += self._plan_directory(path, "")
-        for path in self._account_homes():
-            steps += self._plan_directory(path, "")
-        outside = [path for path in self.writable if not self._is_own(path)]
         recorded = self._recorded()
+        more = {path: directory_status(path) is None for path in self._recordable() if path not in recorded}
+        if more:
+            # Written before they are made: an interrupted run must not leave what nobody knows of.
+            steps.append(self._plan_record(recorded, {**recorded, **more}))
         for path in self.writable:
             steps += self._plan_directory(path, self.account)
-        made = [path for path in outside if directory_status(path) is None]
-        if set(made) - set(recorded):
-            # Written before they are made: an interrupted run must not leave what nobody knows of.
-            first = next(index for index, step in enumerate(steps) if step.what in made)
-            steps.insert(first, self._plan_record(recorded, made))
         for file in self.files:
             before = read_text(file["path"])
             if before != file["content"] or not _is_mode(file["path"], 0o644):
                 steps.append(_writing(file["path"], before or "", file["content"]))
-        return steps
+        planned: dict[str, Step] = {}
+        for step in steps:
+            planned.setdefault(step.what, step)
+        return list(planned.values())
 
     def plan_absent(self) -> Steps:
-        """Returns how to remove what the cluster has here. The record goes last of all directories."""
-        last = [path for path in self.own if _is_in(self.record, path)]
-        recorded = [path for path in self._recorded() if self._may_take(path)]
-        trees = [*recorded, *(path for path in self.own if path not in last), *last]
-        steps = [_removing(path) for path in trees if status(path) is not None]
-        left = {path: self._left_in(path, trees) for path in self.parents}
-        steps += [_emptying(path) for path, names in left.items() if names is not None and not names]
-        account = _account(self.account) if self.account else None
-        if account and account.pw_gecos == COMMENT and not any(left.values()):
-            before = "account: {0}\n".format(self.account)
-            steps.append(Step("account " + self.account, before, "", lambda: run(["userdel", self.account])))
+        """Returns how to remove what the cluster has here. What says that it is the cluster's goes last."""
+        keep = [path for path in self.keep if _kept(path)]
+        keep += [self.record] if keep else []
+        users = self._users_of_account()
+        others = [path for path in users if path != self.configuration]
+        account = find_account(self.account) if self.account else None
+        ours = account if account and _is_made(self.account) and not others else None
+        steps: Steps = []
+        if ours and ours.is_other and processes_of(ours):
+            what = "processes of account " + self.account
+            steps.append(Step(what, "running\n", "", lambda: end_processes(ours)))
+        recorded = self._recorded()
+        for path, made in recorded.items():
+            if self._may_take(path):
+                steps += _removals(path, keep, whole=made)
+        for path in sorted(self.marked, key=lambda path: _is_in(self.record, path)):
+            mark = self._mark(path)
+            if mark is not None:
+                steps += _removals(path, keep, whole=mark["made"], marked=True)
+        steps += self._plan_leftovers()
+        if self.account and not keep:
+            if ours:
+                before = "account: {0}\n".format(self.account)
+                steps.append(Step("account " + self.account, before, "", lambda: run(["userdel", self.account])))
+            if users:
+                steps += self._plan_users(others)
+        gone = {step.what for step in steps if step.after == ""}
+        above = {each for path in recorded for each in _ancestors(path)}
+        for path in sorted({*self.parents, *above}, reverse=True):  # the innermost first
+            left = {posixpath.join(path, name) for name in names_in(path)} - {posixpath.join(path, MARK)}
+            if not left - gone and self._mark(path) is not None:
+                steps.append(_emptying(path))
+                gone.add(path)
         return steps
 
     def account_numbers(self) -> str:
@@ -134,14 +227,64 @@ class Host:
         found = _account(self.account) if self.account else None
         return "{0}:{1}".format(found.pw_uid, found.pw_gid) if found else ""
 
+    def _recordable(self) -> list[str]:
+        """The directories that processes write to and that are in none that carries a mark."""
+        return [path for path in self.writable if not any(_is_in(path, own) for own in self.marked)]
+
+    def _refuse_unmarked(self, path: str) -> None:
+        found = directory_status(path)
+        if found is None:
+            return
+        if found.st_uid != os.geteuid():
+            raise DaskError(
+                "{0} is refused: it belongs to {1}. Remove it, or set another dask_home or dask_cluster_name.".format(
+                    path, _name_of(found.st_uid)
+                )
+            )
+        mark = self._mark(path)
+        if mark is None and not _is_empty(path):
+            raise DaskError(_NOT_OURS.format(path))
+        if mark is not None and mark["cluster"] != self.cluster:
+            raise DaskError("{0} is refused: it belongs to cluster {1!r}.".format(path, mark["cluster"]))
+
+    def _refuse_unrecorded(self, path: str) -> None:
+        found = directory_status(path)
+        if found is None:
+            return
+        if os.geteuid() == 0 and found.st_uid not in self._user_numbers():
+            raise DaskError(
+                "{0} is refused: it belongs to {1}. The cluster takes directories of root{2} alone. Remove it, or set "
+                "another dask_home or local_directory.".format(
+                    path, _name_of(found.st_uid), " and of account " + self.account if self.account else ""
+                )
+            )
+        if path not in self._recorded() and not _is_empty(path):
+            raise DaskError(_NOT_OURS.format(path))
+
+    def _refuse_unsafe_parents(self, path: str) -> None:
+        """Others could move away what is in a directory that they can write to, and put something else there."""
+        trusted = {0, os.geteuid()}
+        for above in _ancestors(path):
+            found = directory_status(above)
+            if found is None:
+                continue
+            others = found.st_mode & 0o002 or (found.st_mode & 0o020 and found.st_gid not in (0, os.getegid()))
+            if found.st_uid not in trusted or (others and not found.st_mode & stat.S_ISVTX):
+                raise DaskError(
+                    "{0} is refused: others than {1} can write to {2} above it (owner {3}, mode {4:04o}), and so "
+                    "replace it. Correct the owner and the mode, or name another directory.".format(
+                        path, _name_of(os.geteuid()), above, _name_of(found.st_uid), stat.S_IMODE(found.st_mode)
+                    )
+                )
+
     def _plan_directory(self, path: str, owner: str) -> Steps:
         """Returns how to have a directory that belongs to ``owner``; to whom runs this where that is empty."""
         found = directory_status(path)
         after = "directory, mode {0:04o}, owner {1}\n".format(_MODE, owner or _name_of(os.geteuid()))
         if found is None:
             return [Step(path, "", after, lambda: self._make_directory(path, owner))]
-        if os.geteuid() == 0:
-            self._refuse_foreign(path, found)
+        if os.geteuid() == 0 and found.st_uid not in self._user_numbers():
+            raise DaskError("{0} is refused: it belongs to {1}.".format(path, _name_of(found.st_uid)))
         wanted = _account(owner) if owner else None
         is_owner = (wanted is not None and found.st_uid == wanted.pw_uid) if owner else found.st_uid == os.geteuid()
         if is_owner and stat.S_IMODE(found.st_mode) & 0o777 == _MODE:
@@ -151,22 +294,13 @@ class Host:
         )
         return [Step(path, before, after, lambda: self._make_directory(path, owner))]
 
-    def _refuse_foreign(self, path: str, found: os.stat_result) -> None:
-        if found.st_uid not in self._users():
-            raise DaskError(
-                "{0} is refused: it belongs to {1}. The cluster takes directories of root{2} alone. Remove it, or set "
-                "another dask_home or local_directory.".format(
-                    path, _name_of(found.st_uid), " and of account " + self.account if self.account else ""
-                )
-            )
-
     def _make_directory(self, path: str, owner: str) -> None:
         wanted = _account(owner) if owner else None
         numbers = (wanted.pw_uid, wanted.pw_gid) if wanted else (os.geteuid(), os.getegid())
         # Looked at once more: somebody may have made it since.
-        make_directory(path, _MODE, numbers, self._users() if os.geteuid() == 0 else None)
+        make_directory(path, _MODE, numbers, self._user_numbers() if os.geteuid() == 0 else None)
 
-    def _users(self) -> set[int]:
+    def _user_numbers(self) -> set[int]:
         """Numbers of the users whose directories the cluster takes, as root."""
         account = _account(self.account) if self.account else None
         return {0, account.pw_uid} if account else {0}
@@ -175,48 +309,63 @@ class Host:
         group = ["--user-group"]
         with contextlib.suppress(KeyError):
             group = ["--gid", str(grp.getgrnam(self.account).gr_gid)]
-        words = ["--system", *group, "--no-create-home", "--home-dir", self.parents[-1]]  # all its clusters'
+        words = ["--system", *group, "--no-create-home", "--home-dir", self.home]  # all its clusters'
         run(["useradd", *words, "--shell", "/usr/sbin/nologin", "--comment", COMMENT, self.account])
 
-    def _account_homes(self) -> list[str]:
-        """The directories above the writable ones, which belong to root: their owner could put links in them."""
-        account = _account(self.account) if self.account else None
-        home = account.pw_dir if account and account.pw_gecos == COMMENT else ""
-        return [path for path in self.parents if path == home and directory_status(path) is not None]
+    def _users_of_account(self) -> list[str]:
+        """Returns the configuration directories of the clusters that use the account."""
+        if not self.account:
+            return []
+        found = read_json(read_text(USERS) or "[]")
+        return sorted({path for path in found if isinstance(path, str)}) if isinstance(found, list) else []
+
+    def _plan_users(self, users: t.Iterable[str]) -> Steps:
+        before = self._users_of_account()
+        after = sorted(set(users))
+        if before == after:
+            return []
+        texts = [json.dumps(each, indent=2) + "\n" if each else "" for each in (before, after)]
+        if not after:
+            return [Step(USERS, texts[0], "", lambda: remove_tree(USERS))]
+        return [_writing(USERS, texts[0], texts[1], 0o600)]
 
     def _may_take(self, path: str) -> bool:
         """Whether what was written down before it was made is not what somebody else has made instead."""
         found = status(path)
-        return found is None or os.geteuid() != 0 or found.st_uid in self._users()
+        return found is not None and (os.geteuid() != 0 or found.st_uid in self._user_numbers())
 
-    def _is_own(self, path: str) -> bool:
-        return any(_is_in(path, own) for own in self.own)
-
-    def _recorded(self) -> list[str]:
+    def _recorded(self) -> dict[str, bool]:
+        """Returns what the record says. :raises DaskError: somebody else wrote it."""
         text = read_text(self.record)
-        try:
-            found = json.loads(text)["directories"] if text else []
-            if not isinstance(found, list) or not all(map(_may_be_removed, found)):
-                raise ValueError("no list of absolute paths")
-        except (KeyError, TypeError, ValueError) as error:
+        found = read_json(text) if text else {"directories": {}}
+        directories = found.get("directories") if isinstance(found, dict) else None
+        if not isinstance(directories, dict) or not all(map(_may_be_recorded, directories.items())):
             raise DaskError(
-                "{0} is refused: it is not what the collection wrote ({1}). It lists directories that were made for "
-                "the cluster. Remove the file; those directories have to be removed by hand.".format(self.record, error)
-            ) from error
-        return list(found)
+                "{0} is refused: it is not what the collection wrote. It lists the directories that processes of the "
+                "cluster write to. Remove the file; those directories have to be removed by hand.".format(self.record)
+            )
+        return directories
 
-    def _plan_record(self, before: list[str], made: list[str]) -> Step:
+    def _plan_record(self, before: t.Mapping[str, bool], after: t.Mapping[str, bool]) -> Step:
         texts = [
-            json.dumps({"directories": each}, indent=2, sort_keys=True) + "\n"
-            for each in (before, sorted({*before, *made}))
+            json.dumps({"directories": each}, indent=2, sort_keys=True) + "\n" if each else ""
+            for each in (before, after)
         ]
-        return _writing(self.record, texts[0] if before else "", texts[1], 0o600)
+        return _writing(self.record, texts[0], texts[1], 0o600)
 
-    def _left_in(self, path: str, removed: t.Sequence[str]) -> list[str] | None:
-        """Returns what stays in a directory; None where there is no directory."""
-        if directory_status(path) is None:
+    def _mark(self, path: str) -> dict[str, t.Any] | None:
+        """Returns what the mark of a directory says; None where there is none that counts."""
+        found = directory_status(path)
+        if found is None or found.st_uid != os.geteuid():
             return None
-        return [name for name in names_in(path) if posixpath.join(path, name) not in removed]
+        mark = read_json(read_text(posixpath.join(path, MARK)) or "null")
+        is_mark = isinstance(mark, dict) and isinstance(mark.get("cluster"), str) and isinstance(mark.get("made"), bool)
+        return mark if is_mark else None
+
+    def _plan_leftovers(self) -> Steps:
+        """Returns how to remove what a run that was killed left beside the cluster's directories."""
+        found = [(_part_of(path), status(_part_of(path))) for path in (*self.parents, *self.marked)]
+        return [_removing(path) for path, there in found if there is not None and there.st_uid == os.geteuid()]
 
 
 def _account(name: str) -> pwd.struct_passwd | None:
@@ -226,6 +375,12 @@ def _account(name: str) -> pwd.struct_passwd | None:
         return None
 
 
+def _is_made(name: str) -> bool:
+    """Whether an account is the collection's own."""
+    found = _account(name)
+    return found is not None and found.pw_gecos == COMMENT and posixpath.basename(found.pw_shell) in NO_LOGIN
+
+
 def _name_of(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
@@ -233,13 +388,33 @@ def _name_of(uid: int) -> str:
         return str(uid)
 
 
+def _shown(name: str) -> str:
+    """A name that need not be text, as text."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _is_in(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
-def _may_be_removed(path: t.Any) -> bool:
+def _ancestors(path: str) -> t.Iterator[str]:
+    """Yields the directories above a path, without the root directory."""
+    above = posixpath.dirname(path)
+    while above != "/":
+        yield above
+        above = posixpath.dirname(above)
+
+
+def _is_empty(path: str) -> bool:
+    """Whether nothing is in a directory. A new file system that is mounted there has one directory of its own."""
+    return all(name == _LOST_AND_FOUND for name in names_in(path))
+
+
+def _may_be_recorded(entry: tuple[t.Any, t.Any]) -> bool:
     """Whether a recorded path can be one that was made: never one of the system's top directories."""
-    return isinstance(path, str) and posixpath.isabs(path) and posixpath.normpath(path).count("/") >= 2
+    path, made = entry
+    is_path = isinstance(path, str) and posixpath.isabs(path) and posixpath.normpath(path).count("/") >= 2
+    return is_path and isinstance(made, bool)
 
 
 def _is_mode(path: str, mode: int) -> bool:
@@ -247,14 +422,78 @@ def _is_mode(path: str, mode: int) -> bool:
     return found is not None and stat.S_IMODE(found.st_mode) == mode
 
 
+def _kept(path: str) -> bool:
+    """Whether there is something to keep: a directory with something in it, and not what tasks have made instead."""
+    try:
+        found = status(path)
+        return found is not None and stat.S_ISDIR(found.st_mode) and bool(names_in(path))
+    except DaskError:
+        return False
+
+
+def _mark_text(cluster: str, made: bool) -> str:
+    return json.dumps({"cluster": cluster, "made": made}, sort_keys=True) + "\n"
+
+
+def _part_of(path: str) -> str:
+    """The name under which a directory is made, and removed, so that it is there as a whole or not at all."""
+    return posixpath.join(posixpath.dirname(path), ".{0}.flotilla-part".format(posixpath.basename(path)))
+
+
+def _make_marked(path: str, mark: str) -> None:
+    """Makes a directory with its mark in it. :raises DaskError: somebody made one there meanwhile."""
+    part = _part_of(path)
+    make_directory(part, _MODE, (os.geteuid(), os.getegid()), {os.geteuid()})
+    write_text(posixpath.join(part, MARK), mark)
+    try:
+        rename(part, path)
+    except OSError as error:
+        remove_tree(part)
+        raise DaskError(_NOT_OURS.format(path)) from error
+
+
+def _remove_marked(path: str) -> None:
+    refuse_mounted(path)
+    rename(path, _part_of(path))
+    remove_tree(_part_of(path))
+
+
+def _remove_empty(path: str) -> None:
+    """Removes a directory that has nothing but its mark, unless somebody has put something there meanwhile."""
+    if set(names_in(path)) <= {MARK} and not is_mount_point(path):
+        _remove_marked(path)
+
+
+def _removals(path: str, keep: t.Sequence[str], whole: bool, marked: bool = False) -> Steps:
+    """Returns how to remove a directory, or what is in it.
+
+    :param keep: Paths that stay, with their directories and the marks of those.
+    :param whole: Whether the directory itself goes too, where nothing in it stays.
+    """
+    kept = any(_is_in(each, path) for each in keep)
+    if whole and not kept:
+        return [_removing(path, marked)] if status(path) is not None else []
+    steps: Steps = []
+    for name in names_in(path):
+        below = posixpath.join(path, name)
+        if below not in keep and name not in (MARK, _LOST_AND_FOUND):
+            steps += _removals(below, keep, whole=True)
+    if marked and not kept:
+        steps.append(_removing(posixpath.join(path, MARK)))
+    return steps
+
+
 def _writing(path: str, before: str, after: str, mode: int = 0o644) -> Step:
     return Step(path, before, after, lambda: write_text(path, after, mode))
 
 
-def _removing(path: str) -> Step:
-    return Step(path, "present\n", "", lambda: remove_tree(path))
+def _making(path: str, mark: str) -> Step:
+    return Step(path, "", "directory\n", lambda: _make_marked(path, mark))
 
 
 def _emptying(path: str) -> Step:
-    """Removes a directory unless somebody has put something into it meanwhile."""
-    return Step(path, "empty directory\n", "", lambda: names_in(path) or remove_tree(path))
+    return Step(path, "empty directory\n", "", lambda: _remove_empty(path))
+
+
+def _removing(path: str, marked: bool = False) -> Step:
+    return Step(path, "present\n", "", lambda: _remove_marked(path) if marked else remove_tree(path))

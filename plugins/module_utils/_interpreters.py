@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import is_only_roots
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import (
     OLDEST_PYTHON,
@@ -43,6 +46,17 @@ def supported_interpreter(command: str) -> Python:
     return found
 
 
+def refuse_others_programs(command: str) -> None:
+    """Root runs no program that others can change. :raises DaskError: it would be one."""
+    path = shutil.which(command)
+    if os.geteuid() == 0 and path and not is_only_roots(path):
+        raise DaskError(
+            "{0} is refused: others than root can change {1}, its link, or a directory above it, and root would run "
+            "it. Name one that belongs to root (dask_environment_python), or leave out what root would do with it "
+            "(dask_environment_plugins where dask_environment_method is existing).".format(command, path)
+        )
+
+
 def interpreter(command: str) -> Python:
     """Returns what packages for an interpreter of this host have to fit to.
 
@@ -50,6 +64,7 @@ def interpreter(command: str) -> Python:
     """
     if not _COMMAND.fullmatch(command):
         raise DaskError(_REFUSAL.format(command, "it is neither a program's name nor an absolute path"))
+    refuse_others_programs(command)
     try:
         facts = json.loads(run([command, "-I", "-c", _FACTS]))
     except DaskError as error:

@@ -10,13 +10,10 @@ job's process holds for as long as it lives, tells a running job from one whose 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-import pwd
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -24,15 +21,24 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _environment_side
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import Account, signal_process
+from ansible_collections.flotilla.dask.plugins.module_utils._client import cluster_account
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, user_directory
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import environment as cluster_environment
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._files import (
+    last_lines,
+    read_text,
+    remove_tree,
+    write_text,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll, wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import USER_HOME
 
+RUNNER = module_text(_environment_side)
+"""Read at once: who has become another account cannot read what Ansible has brought for root."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 CANCEL_SECONDS = 30.0
@@ -41,50 +47,26 @@ LAST_LINES = 20
 
 
 @dataclass(frozen=True)
-class Account:
-    """Who a job runs as, and where that user's jobs are. ``switch``: whether this process has to change to it."""
+class Owner:
+    """Who jobs run as, and the directory where they are.
 
-    name: str
-    uid: int
-    gid: int
-    home: str
+    Everything that this module does with jobs, it does as their account, inside of ``account.run``.
+    """
+
+    account: Account
     jobs: str
-    switch: bool
-
-    @contextlib.contextmanager
-    def acting(self) -> t.Iterator[None]:
-        """Whatever happens inside happens with this account's rights, files made there are its own."""
-        if not self.switch:
-            yield
-            return
-        os.setegid(self.gid)
-        os.seteuid(self.uid)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
 
 
-def account(cluster: Description) -> Account:
+def owner(cluster: Description) -> Owner:
     """Root's jobs run as the cluster's account; anybody else's as themselves.
 
     :raises DaskError: the cluster's account is gone.
     """
-    me = pwd.getpwuid(os.geteuid())
-    if me.pw_uid != 0 or cluster["user"] == me.pw_name:
-        home = user_directory()
-        own = os.path.join(home, USER_HOME, cluster["cluster"], "jobs")
-        jobs = cluster["jobs"] if os.access(os.path.dirname(cluster["jobs"]), os.W_OK) else own
-        return Account(me.pw_name, me.pw_uid, me.pw_gid, home, jobs, switch=False)
-    try:
-        user = pwd.getpwnam(cluster["user"])
-    except KeyError as error:
-        raise DaskError(
-            "The account '{0}' that the cluster runs as is gone. Run flotilla.dask.site.".format(cluster["user"])
-        ) from error
-    home = os.path.dirname(cluster["jobs"])  # as the cluster's processes have it
-    return Account(user.pw_name, user.pw_uid, user.pw_gid, home, cluster["jobs"], switch=True)
+    account = cluster_account(cluster)
+    jobs = cluster["jobs"]
+    if account.name != cluster["user"] and not os.access(os.path.dirname(jobs), os.W_OK):
+        jobs = os.path.join(user_directory(), USER_HOME, cluster["cluster"], "jobs")
+    return Owner(account, jobs)
 
 
 def check_name(name: str) -> None:
@@ -146,7 +128,7 @@ class Job:
     :raises DaskError: the name isn't allowed.
     """
 
-    def __init__(self, who: Account, name: str) -> None:
+    def __init__(self, who: Owner, name: str) -> None:
         check_name(name)
         self.who = who
         self.name = name
@@ -155,14 +137,33 @@ class Job:
     def record(self) -> dict[str, t.Any] | None:
         """Returns the job as it stands, or None where there is none.
 
-        ``state``: running, finished, failed or cancelled. A job whose process ended without a word has failed.
+        ``state``: running, finished, failed or cancelled. A job whose process ended without a word has failed, and so
+        has one whose record is not what this module wrote.
         """
-        with self.who.acting():
-            alive = self._lock_is_held()
-            texts = [read_text(self._path(name)) for name in ("specification.json", "state.json", "result.json")]
-        if texts[0] is None or texts[1] is None:
-            return None
-        wanted, state = json.loads(texts[0]), json.loads(texts[1])
+        alive = self._lock_is_held()
+        try:
+            wanted, state, result = map(self._read, ("specification.json", "state.json", "result.json"))
+            if wanted is None or state is None:
+                return None
+            return self._describe(wanted, state, result, alive)
+        except (AttributeError, KeyError, OSError, TypeError, ValueError, DaskError) as error:
+            return {
+                "name": self.name,
+                "state": "failed",
+                "reason": "record",
+                "message": "its record in {0} is damaged ({1})".format(self.directory, error),
+                **dict.fromkeys(("function", "script", "digest", "output"), ""),
+                **dict.fromkeys(("started", "seconds", "attempts"), 0),
+                "arguments": [],
+                "result": None,
+                "progress": {"done": 0, "total": 0},
+                "ended": None,
+                "directory": self.directory,
+            }
+
+    def _describe(
+        self, wanted: dict[str, t.Any], state: dict[str, t.Any], result: t.Any, alive: bool
+    ) -> dict[str, t.Any]:
         if state["state"] == "running" and not alive:
             state.update(
                 state="failed",
@@ -179,14 +180,14 @@ class Job:
             "script": wanted["script"],
             "arguments": wanted["arguments"],
             "digest": wanted["digest"],
-            "result": json.loads(texts[2]) if texts[2] and state["state"] == "finished" else None,
+            "result": result if state["state"] == "finished" else None,
             "progress": state.get("progress", {"done": 0, "total": 0}),
             "attempts": state["attempts"],
             "started": state["started"],
             "ended": state.get("ended"),
             "seconds": round(ended - state["started"], 3),
             "directory": self.directory,
-            "output": self._output(),
+            "output": last_lines(self._path("output.log"), LAST_LINES),
         }
 
     def submit(
@@ -198,36 +199,32 @@ class Job:
         :raises DaskError: the job runs already, or can't be started.
         """
         script = wanted["script"]
-        source = module_text(_environment_side)
-        with self.who.acting():
-            os.makedirs(self.who.jobs, exist_ok=True)
-            if content is None and script and not os.access(script, os.R_OK):
-                raise DaskError(
-                    "script: {0!r} is refused: there is no such file on this host that the user '{1}' can read.".format(
-                        script, self.who.name
-                    )
+        os.makedirs(self.who.jobs, exist_ok=True)
+        if content is None and script and not os.access(script, os.R_OK):
+            raise DaskError(
+                "script: {0!r} is refused: there is no such file on this host that the user '{1}' can read.".format(
+                    script, self.who.account.name
                 )
-            lock = self._take_lock()
-            self._clear()
-            os.mkdir(self._path("work"))
-            if content is not None:
-                script = self._path(os.path.basename(script) or "script.py")
-                write_text(script, content)
-            full = {
-                **wanted,
-                **limits,
-                "script": script,
-                "digest": digest(wanted),
-                "scheduler": cluster["scheduler"],
-                "batch": cluster.get("running"),
-            }
-            runner = self._path("runner.py")
-            write_text(runner, source)
-            write_text(self._path("specification.json"), json.dumps(full, indent=2))
-            write_text(
-                self._path("state.json"), json.dumps({"state": "running", "attempts": 0, "started": time.time()})
             )
-            output = os.open(self._path("output.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        lock = self._take_lock()
+        self._clear()
+        os.mkdir(self._path("work"))
+        if content is not None:
+            script = self._path(os.path.basename(script) or "script.py")
+            write_text(script, content)
+        full = {
+            **wanted,
+            **limits,
+            "script": script,
+            "digest": digest(wanted),
+            "scheduler": cluster["scheduler"],
+            "batch": cluster.get("running"),
+        }
+        runner = self._path("runner.py")
+        write_text(runner, RUNNER)
+        write_text(self._path("specification.json"), json.dumps(full, indent=2))
+        write_text(self._path("state.json"), json.dumps({"state": "running", "attempts": 0, "started": time.time()}))
+        output = os.open(self._path("output.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         try:
             self._start([cluster["python"], runner, "job", self.directory], cluster, lock, output)
         finally:
@@ -236,26 +233,36 @@ class Job:
 
     def cancel(self) -> None:
         """Ends a running job and waits until its process is gone. :raises DaskError: it didn't go."""
-        with self.who.acting():
-            if not self._lock_is_held():
-                return
-            state = json.loads(read_text(self._path("state.json")) or "{}")
-            if "pid" in state:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(state["pid"], signal.SIGTERM)
-            wait_for(lambda: not self._lock_is_held(), CANCEL_SECONDS, "job '{0}' to end".format(self.name))
+        if not self._lock_is_held():
+            return
+        try:
+            state = self._read("state.json") or {}
+            signal_process(int(state["pid"]), int(state["pid_started"]), signal.SIGTERM)
+        except (KeyError, TypeError, ValueError, DaskError) as error:
+            raise DaskError(
+                "Job '{0}' runs, and its record in {1} does not say in which process ({2!r}). End that process by "
+                "hand ('fuser {1}/lock' names it), and run this again.".format(self.name, self.directory, error)
+            ) from error
+        wait_for(lambda: not self._lock_is_held(), CANCEL_SECONDS, "job '{0}' to end".format(self.name))
 
     def remove(self) -> None:
         """Removes the record of a job that doesn't run."""
-        with self.who.acting():
-            shutil.rmtree(self.directory)
+        remove_tree(self.directory)
+
+    def _read(self, name: str) -> t.Any:
+        """Returns what a file of the job says, or None where there is none. :raises ValueError: it isn't JSON."""
+        text = read_text(self._path(name))
+        try:
+            return None if text is None else json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("{0}: {1}".format(name, error)) from error
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
 
     def _take_lock(self) -> int:
         os.makedirs(self.directory, exist_ok=True)
-        lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         # Tried more than once, as whoever looks whether a job runs holds the lock for an instant.
         if not poll(lambda: _try_lock(lock), LOCK_SECONDS):
             os.close(lock)
@@ -264,8 +271,8 @@ class Job:
 
     def _lock_is_held(self) -> bool:
         try:
-            lock = os.open(self._path("lock"), os.O_RDWR)
-        except FileNotFoundError:
+            lock = os.open(self._path("lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # there is none, or something that nobody locks
             return False
         try:
             return not _try_lock(lock)
@@ -274,18 +281,11 @@ class Job:
 
     def _clear(self) -> None:
         for name in os.listdir(self.directory):
-            path = self._path(name)
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
-            elif name != "lock":
-                os.unlink(path)
+            if name != "lock":
+                remove_tree(self._path(name))
 
     def _start(self, argv: list[str], cluster: Description, lock: int, output: int) -> None:
-        environment = {**os.environ, **cluster_environment(cluster), "DASK_SCHEDULER_ADDRESS": cluster["scheduler"]}
-        switch: dict[str, t.Any] = {}
-        if self.who.switch:
-            environment.update(HOME=self.who.home, USER=self.who.name, LOGNAME=self.who.name)
-            switch = {"user": self.who.uid, "group": self.who.gid, "extra_groups": []}
+        scheduler = {"DASK_SCHEDULER_ADDRESS": cluster["scheduler"]}
         try:
             subprocess.Popen(
                 argv,
@@ -293,21 +293,14 @@ class Job:
                 stdout=output,
                 stderr=output,
                 cwd=self._path("work"),
-                env=environment,
+                env={**os.environ, **cluster_environment(cluster), **scheduler},
                 pass_fds=[lock],
                 start_new_session=True,
-                **switch,
             )
         except OSError as error:
             raise DaskError(
                 "The job's process cannot be started: {0}. Run flotilla.dask.site.".format(error)
             ) from error
-
-    def _output(self) -> str:
-        try:
-            return _environment_side.last_lines(self._path("output.log"), LAST_LINES)
-        except OSError:
-            return ""
 
 
 def _try_lock(lock: int) -> bool:
@@ -318,12 +311,22 @@ def _try_lock(lock: int) -> bool:
     return True
 
 
-def names(who: Account) -> list[str]:
-    """Returns the names of an account's jobs, sorted."""
+def names(who: Owner) -> list[str]:
+    """Returns the names of an account's jobs, sorted. Other names in their directory are no jobs."""
     try:
-        return sorted(entry.name for entry in os.scandir(who.jobs) if entry.is_dir())
+        return sorted(
+            entry.name
+            for entry in os.scandir(who.jobs)
+            if NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+        )
     except FileNotFoundError:
         return []
+
+
+def cancel_all(who: Owner) -> None:
+    """Ends all jobs that run. :raises DaskError: one didn't end."""
+    for name in names(who):
+        Job(who, name).cancel()
 
 
 def describe_failure(record: t.Mapping[str, t.Any]) -> str:

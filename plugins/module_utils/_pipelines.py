@@ -14,16 +14,19 @@ import datetime
 import glob
 import json
 import os
-import shutil
 import subprocess
 import time
 import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description
-from ansible_collections.flotilla.dask.plugins.module_utils._environment_side import last_lines
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._files import (
+    last_lines,
+    read_text,
+    remove_tree,
+    write_text,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.pipeline import Pipeline, Stage, service_name
@@ -62,7 +65,8 @@ class Runs:
         self.swarm = cluster["swarm"]
         self.name = name
         self.stack = Stack(self.swarm["stack"], self.swarm["definitions"])
-        self.directory = os.path.join(os.path.dirname(cluster["jobs"]), "pipelines", name)
+        # Beside the definitions, where root alone writes: below the directory of the jobs, tasks could put links.
+        self.directory = os.path.join(os.path.dirname(self.swarm["definitions"]), "pipelines", name)
         text = self.stack.read("scheduler")
         if not text:
             raise DaskError(
@@ -82,7 +86,10 @@ class Runs:
     def record(self, stage: Stage) -> dict[str, t.Any] | None:
         """Returns what came of a stage when it last ran, or None."""
         text = read_text(self._path(stage, "json"))
-        record: dict[str, t.Any] | None = json.loads(text) if text else None
+        try:
+            record: dict[str, t.Any] | None = json.loads(text) if text else None
+        except ValueError:  # cut short: the stage runs again
+            return None
         return record
 
     def is_done(self, stage: Stage, digest: str) -> bool:
@@ -161,7 +168,7 @@ class Runs:
             else record.get("seconds", 0.0),
             "host": stage.host,
             "log": log if here else "",
-            "output": last_lines(log, LAST_LINES) if here and os.path.exists(log) else "",
+            "output": last_lines(log, LAST_LINES) if here else "",
             "results": stage.results_on_host,
         }
 
@@ -180,7 +187,7 @@ class Runs:
     def remove(self) -> None:
         """Ends what runs of the pipeline, and forgets it."""
         self._remove(self._all())
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_tree(self.directory)
 
     def _all(self) -> list[str]:
         prefix = self._service_name("")

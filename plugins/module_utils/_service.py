@@ -19,6 +19,7 @@ import types
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import PATIENCE, Account
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 
 
@@ -178,22 +179,33 @@ def run(
     accept: t.Container[int] = (0,),
     environment: t.Mapping[str, str] | None = None,
     lines: int | None = 10,
+    account: Account | None = None,
+    seconds: float = PATIENCE,
 ) -> str:
     """Runs a command and returns its output.
 
-    :param environment: All of its environment variables; by default this process's own.
+    :param environment: All of its environment variables; by default this process's own, or those of ``account``.
     :param lines: How many of its last lines an error has, one after the other; None for all, as they are.
+    :param account: Who runs it, where that may be another one than whom this process acts as.
+    :param seconds: How long another one may take.
     :raises DaskError: it isn't there, or its exit status isn't one of ``accept``.
     """
-    variables = {**(os.environ if environment is None else environment), "LC_ALL": "C.UTF-8"}
+    if environment is None:
+        environment = account.environment() if account else os.environ
+    variables = {**environment, "LC_ALL": "C.UTF-8"}
     try:
-        outcome = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=variables, check=False
-        )
+        if account and account.is_other:
+            status, output = account.output(argv, variables, seconds)
+            errors = ""
+        else:
+            outcome = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=variables, check=False
+            )
+            status, output, errors = outcome.returncode, outcome.stdout, outcome.stderr
     except OSError as error:
         raise DaskError("{0} cannot be run: {1}".format(argv[0], error)) from error
-    if outcome.returncode not in accept:
-        said = outcome.stderr.strip() or outcome.stdout.strip()
+    if status not in accept:
+        said = errors.strip() or output.strip()
         said = said if lines is None else " / ".join(said.splitlines()[-lines:])
-        raise DaskError("'{0}' ended with exit status {1}: {2}".format(" ".join(argv), outcome.returncode, said))
-    return outcome.stdout
+        raise DaskError("'{0}' ended with exit status {1}: {2}".format(" ".join(argv), status, said))
+    return output

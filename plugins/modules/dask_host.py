@@ -14,11 +14,16 @@ author:
   - The flotilla.dask contributors (@flotilla)
 description:
   - Makes the account, the directories and the files that a cluster has on a host, in one module execution.
-  - Follows no link that others than root can have made, and refuses a directory that belongs to somebody else.
-  - Records the directories that it makes outside the cluster's own ones. With O(state=absent) it removes the cluster's
-    own directories, the recorded ones, and the account with the last cluster of the host.
+  - Follows no link that others than root can have made, and refuses a directory that belongs to somebody else, or that
+    is not empty and that it did not make.
+  - Marks the directories that it makes, or records them where processes could change a mark. With O(state=absent) it
+    removes those, and with the last cluster of the host the account, whose processes it ends first.
   - Only the roles of this collection use it.
 options:
+  cluster:
+    description: Name of the cluster.
+    type: str
+    required: true
   account:
     description:
       - Account that the processes run as, made where there is none. Empty for the user that the task runs as.
@@ -48,10 +53,17 @@ options:
         description: The text.
         type: str
         required: true
+  keep:
+    description: Directories that stay where O(state=absent), with the account, unless they are empty.
+    type: list
+    elements: path
+    default: []
   state:
-    description: Whether the host has them.
+    description:
+      - With V(claimed) the cluster's own directories are there and carry a mark, and nothing else is made.
+      - With V(present) the host has all of it, and with V(absent) nothing.
     type: str
-    choices: [present, absent]
+    choices: [claimed, present, absent]
     default: present
 extends_documentation_fragment:
   - flotilla.dask.attributes
@@ -67,6 +79,7 @@ attributes:
 EXAMPLES = r"""
 - name: Configure the host
   flotilla.dask.dask_host:
+    cluster: main
     account: dask
     directories: "{{ dask_common_plan.directories }}"
     writable: "{{ dask_common_plan.writable }}"
@@ -89,6 +102,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._host import configu
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            "cluster": {"type": "str", "required": True},
             "account": {"type": "str", "default": ""},
             "directories": {"type": "dict", "required": True},
             "writable": {"type": "list", "elements": "path", "default": []},
@@ -101,7 +115,8 @@ def main() -> None:
                     "content": {"type": "str", "required": True},
                 },
             },
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "keep": {"type": "list", "elements": "path", "default": []},
+            "state": {"type": "str", "choices": ["claimed", "present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
     )

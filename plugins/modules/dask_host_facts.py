@@ -50,6 +50,15 @@ options:
     type: list
     elements: str
     default: []
+  local_directories:
+    description: Directories that workers spill to, in which the cluster has a directory of its own.
+    type: list
+    elements: str
+    default: []
+  removes:
+    description: Whether the cluster is to be removed from the host.
+    type: bool
+    default: false
   paths:
     description: Paths to look for.
     type: list
@@ -170,6 +179,19 @@ ansible_facts:
           type: list
           elements: str
           returned: success
+        real_paths:
+          description: Where each of O(directories) is, links followed.
+          type: dict
+          returned: success
+        problems:
+          description: In words what is in the way of the cluster's account and directories, or of their removal.
+          type: list
+          elements: str
+          returned: success
+        unclaimed:
+          description: Whether the cluster's own directories are still to be made, or to be marked as its own.
+          type: bool
+          returned: success
         paths:
           description: Whether each of O(paths) is there.
           type: dict
@@ -212,6 +234,7 @@ import glob
 import importlib.util
 import json
 import os
+import posixpath
 import pwd
 import re
 import shutil
@@ -223,6 +246,11 @@ from itertools import chain
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import (
+    find_account,
+    is_only_roots,
+    this_account,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import (
     find_clusters,
     read_description,
@@ -231,16 +259,24 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import (
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text
 from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
+from ansible_collections.flotilla.dask.plugins.module_utils._host import Host
 from ansible_collections.flotilla.dask.plugins.module_utils._interpreters import supported_interpreter
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform, libc_version
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import ACCOUNT, layout
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import (
+    ACCOUNT,
+    Layout,
+    layout,
+    own_directory,
+)
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 ENCRYPT = [
     *("unshare", "--net", "ip", "xfrm", "state", "add", "src", "127.0.0.1", "dst", "127.0.0.2", "proto", "esp"),
     *("spi", "0x100", "mode", "transport", "aead", "rfc4106(gcm(aes))", "0x" + 20 * "00", "64"),
 ]
+NOBODY = "nobody"
+CHECK_SECONDS = 60.0
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -249,6 +285,14 @@ def read(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.read().strip()
     except OSError:
+        return ""
+
+
+def read_own(path: str) -> str:
+    """The text of a file of the cluster's, or nothing where there is none or only root may read it."""
+    try:
+        return (read_text(path) or "").strip()
+    except PermissionError:
         return ""
 
 
@@ -271,14 +315,40 @@ def address() -> str:
         return str(probe.getsockname()[0])
 
 
-def installed(options: dict[str, t.Any], root: bool) -> dict[str, str]:
+def is_systems(options: dict[str, t.Any]) -> bool:
+    """Whether the cluster's files are the system's, and its processes those of an account of their own."""
+    return options["scope"] == "system" or (options["scope"] != "user" and os.geteuid() == 0)
+
+
+def place_of(options: dict[str, t.Any]) -> Layout:
+    """Where the cluster's files are, or will be."""
+    return layout(options["cluster"], "system" if is_systems(options) else "user", options["home"], user_directory())
+
+
+def claims(options: dict[str, t.Any], place: Layout) -> dict[str, t.Any]:
+    """Whether the cluster's directories have to be made its own yet, and what is in the way of that."""
+    named = [posixpath.normpath(path) for path in options["local_directories"] if path.startswith("/")]
+    local = [posixpath.join(path, own_directory(options["cluster"])) for path in named]
+    host = Host(
+        {
+            "cluster": options["cluster"],
+            "account": ACCOUNT if is_systems(options) else "",
+            "directories": place.as_dict(),
+            "writable": [place.state, *local],
+            "files": [],
+            "keep": [],
+        }
+    )
+    problems = host.problems(options["removes"])
+    return {"problems": problems, "unclaimed": not problems and bool(host.plan_claims())}
+
+
+def installed(place: Layout) -> dict[str, str]:
     """What the cluster has here already. The private key stays where it is."""
-    scope = options["scope"] if options["scope"] in ("system", "user") else "system" if root else "user"
-    place = layout(options["cluster"], scope, options["home"], user_directory())
-    certificate = CERTIFICATE.search(read(place.identity))
-    description = read_description(place.description) if os.path.exists(place.description) else {}
+    certificate = CERTIFICATE.search(read_own(place.identity))
+    description = read_description(place.description) if os.path.lexists(place.description) else {}
     return {
-        "authorities": read(place.authorities),
+        "authorities": read_own(place.authorities),
         "certificate": certificate.group() if certificate else "",
         "launcher": description.get("launcher", ""),
     }
@@ -293,22 +363,40 @@ def account_numbers(name: str) -> str:
     return "{0}:{1}".format(account.pw_uid, account.pw_gid)
 
 
-def check_environment(prefix: str) -> None:
-    """:raises DaskError: there is no Python in ``prefix``, or it can't import what processes need."""
+def check_environment(prefix: str, systems: bool) -> None:
+    """Looks whether an environment has what processes need, as the account that will run them.
+
+    Before there is such an account, it is nobody who looks: the environment may be anybody's, and root runs nothing
+    that others can change.
+
+    :raises DaskError: there is no Python in ``prefix``, or it can't import what processes need.
+    """
     python = os.path.join(prefix, "bin", "python")
+    account = (find_account(ACCOUNT) or find_account(NOBODY)) if systems else this_account()
+    problem = ""
     if not os.access(python, os.X_OK):
+        problem = "there is no {0} on this host".format(python)
+    elif account is None:
+        problem = "there is no account {0} on this host to try it as".format(NOBODY)
+    elif account.uid == 0 and not is_only_roots(python):
+        problem = "others than root can change {0}, and root would run it".format(python)
+    if problem or account is None:
         raise DaskError(
-            "dask_environment_path: {0!r} is refused: there is no {1} on this host. Allowed: the prefix of a Python "
-            "environment that exists on every host of the cluster.".format(prefix, python)
+            "dask_environment_path: {0!r} is refused: {1}. Allowed: the prefix of a Python environment that exists on "
+            "every host of the cluster.".format(prefix, problem)
         )
     code = "import distributed\nimport prometheus_client"
-    outcome = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    if outcome.returncode:
-        lines = outcome.stderr.strip().splitlines() or ["exit status {0}".format(outcome.returncode)]
+    try:
+        status, said = account.output([python, "-I", "-c", code], account.environment(), CHECK_SECONDS)
+    except OSError as error:
+        status, said = 1, str(error)
+    if status:
+        lines = said.strip().splitlines() or ["exit status {0}".format(status)]
         raise DaskError(
-            "dask_environment_path: {0!r} is refused: {1} cannot import distributed and prometheus_client, without "
-            "which there are no processes and no metrics ({2}). Install them there with '{1} -m pip install "
-            "distributed prometheus_client', or name another environment.".format(prefix, python, lines[-1])
+            "dask_environment_path: {0!r} is refused: {1}, run by {3}, cannot import distributed and "
+            "prometheus_client, without which there are no processes and no metrics ({2}). Install them there with "
+            "'{1} -m pip install distributed prometheus_client', have it readable for everybody, or name another "
+            "environment.".format(prefix, python, lines[-1], account.name)
         )
 
 
@@ -354,6 +442,8 @@ def main() -> None:
             "containers": {"type": "bool", "default": False},
             "swarm": {"type": "bool", "default": False},
             "directories": {"type": "list", "elements": "str", "default": []},
+            "local_directories": {"type": "list", "elements": "str", "default": []},
+            "removes": {"type": "bool", "default": False},
             "paths": {"type": "list", "elements": "str", "default": []},
             "texts": {"type": "list", "elements": "str", "default": []},
         },
@@ -361,11 +451,16 @@ def main() -> None:
     )
     options: dict[str, t.Any] = module.params
     try:
+        place = place_of(options)
+        directories = [posixpath.normpath(path) for path in options["directories"]]
         if options["environment_path"]:
-            check_environment(options["environment_path"])
+            check_environment(options["environment_path"], is_systems(options))
         account = pwd.getpwuid(os.geteuid())
         root = account.pw_uid == 0
-        others = [found for found in find_clusters(options["home"]) if found["cluster"] != options["cluster"]]
+        clusters, problems = find_clusters(options["home"])
+        for problem in problems:
+            module.warn(problem)
+        others = [found for found in clusters if found["cluster"] != options["cluster"]]
         facts = {
             "address": address(),
             "ipv6": os.path.exists("/proc/net/if_inet6"),
@@ -383,12 +478,14 @@ def main() -> None:
             "account": account_numbers(ACCOUNT),
             "requests": importlib.util.find_spec("requests") is not None,
             "docker_sdk": importlib.util.find_spec("docker") is not None,
-            "missing": [path for path in options["directories"] if not os.path.isdir(path)],
+            "missing": [path for path in directories if not os.path.isdir(path)],
+            "real_paths": {path: os.path.realpath(path) for path in directories},
             "paths": {path: os.path.lexists(path) for path in options["paths"]},
             "texts": {path: read_text(path) or "" for path in chain(*map(glob.glob, options["texts"]))},
             **(engine() if options["containers"] else {}),
             **({"swarm": swarm(), "encryption_problem": encryption_problem()} if options["swarm"] else {}),
-            **installed(options, root),
+            **installed(place),
+            **claims(options, place),
         }
     except DaskError as error:
         module.fail_json(msg=str(error))

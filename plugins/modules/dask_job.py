@@ -215,6 +215,19 @@ def wait_for_end(job: _jobs.Job, seconds: float) -> dict[str, t.Any]:
     return latest
 
 
+def carry_out(
+    owner: _jobs.Owner, cluster: Description, options: dict[str, t.Any], check_mode: bool
+) -> dict[str, t.Any]:
+    """Returns the result, as the account that the job belongs to. :raises DaskError: as ``ensure_submitted``."""
+    job = _jobs.Job(owner, options["name"])
+    if options["state"] == "absent":
+        return ensure_absent(job, check_mode)
+    outcome = ensure_submitted(job, cluster, options, check_mode)
+    if options["state"] == "finished" and not (check_mode and outcome["changed"]):
+        outcome["job"] = wait_for_end(job, options["progress"])
+    return outcome
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -241,18 +254,14 @@ def main() -> None:
         supports_check_mode=True,
     )
     options: dict[str, t.Any] = module.params
-    outcome: dict[str, t.Any] = {"changed": False}
     try:
         cluster = find_cluster(options["cluster"], options["home"], alive=False)
-        job = _jobs.Job(_jobs.account(cluster), options["name"])
-        if options["state"] == "absent":
-            outcome = ensure_absent(job, module.check_mode)
-        else:
-            outcome = ensure_submitted(job, cluster, options, module.check_mode)
-            if options["state"] == "finished" and not (module.check_mode and outcome["changed"]):
-                outcome["job"] = wait_for_end(job, options["progress"])
+        owner = _jobs.owner(cluster)
+        outcome = owner.account.run(
+            lambda: carry_out(owner, cluster, options, module.check_mode), seconds=options["progress"]
+        )
     except DaskError as error:
-        module.fail_json(msg=str(error), **outcome)
+        module.fail_json(msg=str(error))
     record = outcome.get("job", {})
     if record.get("state") in ("failed", "cancelled"):
         module.fail_json(msg=_jobs.describe_failure(record), **outcome)

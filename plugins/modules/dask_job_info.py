@@ -60,7 +60,7 @@ jobs:
     reason:
       description:
         - For a job that failed, V(import), V(error), V(exit), V(result), V(timeout), V(scheduler),
-          V(environment) or V(lost).
+          V(environment), V(lost) or V(record).
       type: str
       returned: always
     message:
@@ -126,6 +126,12 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import fin
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 
 
+def records_of(who: _jobs.Owner, name: str | None) -> list[dict[str, t.Any]]:
+    """Returns the record of one job if there is such a job, or those of all."""
+    records = [_jobs.Job(who, each).record() for each in ([name] if name else _jobs.names(who))]
+    return [record for record in records if record]
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -137,12 +143,11 @@ def main() -> None:
     )
     options: dict[str, t.Any] = module.params
     try:
-        who = _jobs.account(find_cluster(options["cluster"], options["home"], alive=False))
-        names = [options["name"]] if options["name"] else _jobs.names(who)
-        records = [_jobs.Job(who, name).record() for name in names]
+        who = _jobs.owner(find_cluster(options["cluster"], options["home"], alive=False))
+        records = who.account.run(lambda: records_of(who, options["name"]))
     except DaskError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, jobs=[record for record in records if record])
+    module.exit_json(changed=False, jobs=records)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ options:
     description: The plan's C(directories).
     type: dict
     required: true
+  account:
+    description: Account that the processes run as; empty for the user that the task runs as.
+    type: str
+    default: ""
   processes:
     description: The plan's processes of this kind, as the filter P(flotilla.dask.launch_plan#filter) gives them.
     type: list
@@ -111,6 +115,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import find_account, this_account
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     Launcher,
@@ -135,7 +140,8 @@ def choose_launcher(options: dict[str, t.Any]) -> Launcher:
         return Docker(options["directories"], options["cluster"], options["kind"])
     if options["launcher"] == "swarm":
         return Swarm(options["directories"], options["cluster"], options["kind"])
-    return Supervisor(options["directories"], options["kind"], options["daemon_definition"])
+    account = find_account(options["account"]) if options["account"] else this_account()
+    return Supervisor(options["directories"], options["kind"], account, options["daemon_definition"])
 
 
 def wanted_processes(options: dict[str, t.Any]) -> list[Wanted]:
@@ -180,6 +186,7 @@ def main() -> None:
             "kind": {"type": "str", "choices": ["scheduler", "worker", "stage"], "required": True},
             "launcher": {"type": "str", "choices": ["systemd", "supervisor", "docker", "swarm"], "required": True},
             "directories": {"type": "dict", "required": True},
+            "account": {"type": "str", "default": ""},
             "processes": {"type": "list", "elements": "dict", "default": []},
             "template": {"type": "path"},
             "daemon_template": {"type": "path"},

@@ -85,7 +85,7 @@ def test_stages_run_one_after_the_other_once_and_their_results_are_fetched(
     assert (tmp_path / "squares/sum/sum.txt").read_text() == str(TOTAL)
     assert len(json.loads((tmp_path / "squares/make/numbers/made.json").read_text())) == 100
     assert not [name for name in services(hosts) if "stage" in name]
-    record = hosts["manager"].check_output("cat /var/lib/dask/main/pipelines/squares/sum.log")
+    record = hosts["manager"].check_output("cat /etc/dask/main/pipelines/squares/sum.log")
     assert f"the sum is {TOTAL}" in record
     again = pipeline(ansible, tmp_path, stages())
     assert (again.ok, again.changed) == (True, {}), again.problems

@@ -24,6 +24,37 @@ USER_HOME = ".dask"
 """Directory below a user's home that holds the clusters of a user without root."""
 
 
+_SYSTEM = ("/", "/dev", "/home", "/root", "/var", "/var/cache", "/var/lib", "/var/log", "/var/spool")
+"""Directories of the system that are nobody's to give away."""
+_KERNEL = ("/boot", "/proc", "/sys")
+_SYSTEM_TREES = (*_KERNEL, "/bin", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/run", "/sbin", "/usr", "/var/run")
+_CONTROL = ("containerd", "crio", "dbus", "docker.sock", "podman", "systemd")
+"""What in ``/run`` gives root to whoever can speak to it."""
+_PRODUCT = ("/etc/dask", "/etc/dask-firewall", "/etc/dask-proxy", "/opt/dask", "/opt/dask-proxy", "/var/lib/dask")
+
+
+def refusal(path: str, mounted: bool = False) -> str:
+    """Returns in words why a directory cannot be the cluster's, or in its containers; nothing, if it can.
+
+    :param path: An absolute path.
+    :param mounted: Whether it is only mounted into containers, which takes less.
+    """
+    path = "/" + posixpath.normpath(path).lstrip("/")
+    trees = (*_KERNEL, "/dev") if mounted else _SYSTEM_TREES
+    controls = tuple(posixpath.join(run, name) for run in ("/run", "/var/run") for name in _CONTROL)
+    if path in (*_SYSTEM, *_SYSTEM_TREES) or any(_is_in(path, tree) for tree in trees):
+        return "it is the system's"
+    if mounted and any(_is_in(path, control) for control in controls):
+        return "whoever reaches it is root"
+    if any(_is_in(path, tree) for tree in _PRODUCT):
+        return "it is the collection's own"
+    return ""
+
+
+def _is_in(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory + "/")
+
+
 @dataclass(frozen=True)
 class Layout:
     """The directories of one cluster on one host, all absolute.
@@ -86,6 +117,11 @@ class Layout:
         names += " dask_configuration in_process description"
         paths: dict[str, t.Any] = {name: getattr(self, name) for name in names.split()}
         return {**paths, "own": list(self.own), "parents": list(self.parents)}
+
+
+def own_directory(cluster: str) -> str:
+    """The name of a cluster's own directory below one that a user names: it changes owner and goes with the cluster."""
+    return "dask-" + cluster
 
 
 def layout(cluster: str, scope: str, home: str, user_directory: str) -> Layout:

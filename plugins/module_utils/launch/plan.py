@@ -86,6 +86,8 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     # What a swarm runs is told to it on the scheduler's host; whoever is to have workers is a node.
     is_node, runs_workers = runs_scheduler or runs_workers, runs_scheduler if replicated else runs_workers
     host = read_host(reader, cluster, is_node)
+    if is_node or in_batch:
+        reader.problems += host.problems
     environment = read_environment(reader, host, installs=is_node or in_batch)
     downloads = read_downloads(reader)
     containers = read_containers(reader)
@@ -155,12 +157,14 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             processes += worker_processes(cluster, group, host, python, joined_with, place, runs_scheduler, published)
 
     writable = _writable(place, processes)
-    user = ACCOUNT if scope == "system" else host.user
+    account = ACCOUNT if scope == "system" else ""
+    user = account or host.user
     return {
         "cluster": cluster.name,
         "scope": scope,
         "launcher": launcher,
         "user": user,
+        "account": account,
         "address": host.address,
         "tls": cluster.tls,
         "firewall": cluster.firewall,

@@ -14,7 +14,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout, own_directory
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import (
     LOOPBACK,
     Cluster,
@@ -127,8 +127,7 @@ def worker_processes(
     published: bool,
 ) -> t.Iterator[Process]:
     limit = memory.share(group.memory, group.processes)
-    # A directory of the cluster's own below what the user named, as it changes owner and goes with the cluster.
-    own = "dask-" + cluster.name
+    own = own_directory(cluster.name)
     environment = process_environment(
         {**common, "FLOTILLA_DRAIN_SECONDS": str(cluster.drain_seconds)},
         group.environment,

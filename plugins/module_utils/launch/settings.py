@@ -20,6 +20,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._locks import has_pa
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import OLDEST_GLIBC, Python, runs_uv
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import refusal
 
 AUTO = "auto"
 LAUNCHERS = (AUTO, "systemd", "supervisor", "docker", "swarm", "batch")
@@ -68,7 +69,8 @@ class Host:
     ``engine``: the version of its Docker Engine, empty where none
     answers, and ``engine_problem`` why. ``encryption_problem``: why its kernel cannot encrypt between containers, empty
     where it can. ``launcher``: what runs the cluster here already, empty where nothing does. ``missing``: paths that
-    were looked for and are not there.
+    were looked for and are not there; ``real_paths``: where the others are, links followed. ``problems``: in words what
+    keeps the cluster from having its account and directories here.
     """
 
     name: str
@@ -90,6 +92,8 @@ class Host:
     encryption_problem: str = ""
     launcher: str = ""
     missing: tuple[str, ...] = ()
+    real_paths: t.Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -286,6 +290,14 @@ class Reader:
         self.refuse(variable, value, "an absolute path of letters, digits and '/._+@~-'")
         return ""
 
+    def directory(self, variable: str, value: t.Any) -> str:
+        """The absolute path of a directory that may be the cluster's, or empty for the default."""
+        path = self.path(variable, value)
+        if path and refusal(path):
+            self.refuse(variable, value, "a directory for the cluster; {0}".format(refusal(path)))
+            return ""
+        return path
+
     def file(self, variable: str, value: t.Any) -> str:
         """The path of a user's file on the controller, or empty for none."""
         if value in (None, ""):
@@ -322,6 +334,8 @@ class Reader:
                 self.refuse(where, text, "an absolute path, or SOURCE:PATH, and :ro after it where nobody writes there")
                 continue
             source, path = (posixpath.normpath(found[name] or found["source"]) for name in ("source", "path"))
+            if refusal(source, mounted=True):
+                self.refuse(where, text, "a directory for the cluster; {0}".format(refusal(source, mounted=True)))
             if any(path == other.path for other in result):
                 self.refuse(where, text, "one volume for each path in the containers")
             result.append(Volume(source=source, path=path, read_only=found["mode"] == ":ro"))
@@ -411,7 +425,7 @@ def read_cluster(reader: Reader) -> Cluster:
         name=reader.identifier("dask_cluster_name", get("dask_cluster_name", "main")),
         launcher=reader.choice("dask_launcher", get("dask_launcher", "auto"), LAUNCHERS),
         scope=reader.choice("dask_scope", get("dask_scope", "auto"), SCOPES),
-        home=reader.path("dask_home", get("dask_home", "")),
+        home=reader.directory("dask_home", get("dask_home", "")),
         tls=reader.boolean("dask_tls", get("dask_tls", True)),
         scheduler_host=reader.address("dask_scheduler_address", get("dask_scheduler_address")),
         scheduler_port=reader.port("dask_scheduler_port", get("dask_scheduler_port", 8786)),
@@ -440,7 +454,8 @@ def read_host(reader: Reader, cluster: Cluster, runs: bool) -> Host:
     known = {each.name for each in fields(Host)}
     values = {name: value for name, value in reader.settings.get("dask_host", {}).items() if name in known}
     values["taken"] = {int(port): owner for port, owner in values.get("taken", {}).items()}
-    values["missing"] = tuple(values.get("missing", ()))
+    for name in ("missing", "problems"):
+        values[name] = tuple(values.get(name, ()))
     values["address"] = reader.address("dask_host_address", values.get("address"))
     others = [name for name in cluster.http_hosts if name != values["name"]] if runs else []
     wanted = values.get("http_address", AUTO)
@@ -559,6 +574,15 @@ def refuse_missing_engine(reader: Reader, cluster: Cluster, launcher: str, conta
             "a host with Docker Engine {0} or newer; that of {1} is {2}".format(oldest, host.name, host.engine),
         )
     for index, volume in enumerate(containers.volumes):
+        real = host.real_paths.get(volume.source, volume.source)
+        if real != volume.source and refusal(real, mounted=True):
+            reader.refuse(
+                "dask_docker_volumes[{0}]".format(index),
+                volume.source,
+                "a directory for the cluster; on host {0} it leads to {1}, and {2}".format(
+                    host.name, real, refusal(real, mounted=True)
+                ),
+            )
         if volume.source in host.missing:
             reader.refuse(
                 "dask_docker_volumes[{0}]".format(index),
@@ -766,7 +790,7 @@ def _read_group(reader: Reader, variable: str, value: t.Any, host: Host, replica
         resources=reader.resources(variable + ".resources", entry.get("resources")),
         environment=reader.environment(variable + ".environment", entry.get("environment")),
         preload=reader.strings(variable + ".preload", entry.get("preload"), _PRELOAD),
-        local_directory=reader.path(variable + ".local_directory", entry.get("local_directory")),
+        local_directory=reader.directory(variable + ".local_directory", entry.get("local_directory")),
     )
 
 

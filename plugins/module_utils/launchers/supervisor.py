@@ -11,6 +11,8 @@ import os
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import Account, start_time
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._service import Launcher, Observed, Plan, run
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN, wait_for
@@ -25,6 +27,7 @@ STOP_SECONDS = 120
 LONGEST_STOP = LONGEST_DRAIN + STOP_SECONDS
 STOPS_AT_ONCE = 32
 SCHEDULER = "scheduler"
+CONTROL_SECONDS = 60.0
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER")
 
 
@@ -33,15 +36,19 @@ class Supervisor(Launcher):
 
     :param directories: The plan's directories.
     :param daemon_definition: The daemon's configuration as it should be; empty leaves it as it is.
+    :param account: Whose daemon it is. It writes to that account's directories and answers on a socket there, so nobody
+        else runs it or speaks to it. None before there is such an account, when nothing runs.
     """
 
-    def __init__(self, directories: t.Mapping[str, str], kind: str, daemon_definition: str = "") -> None:
+    def __init__(
+        self, directories: t.Mapping[str, str], kind: str, account: Account | None, daemon_definition: str = ""
+    ) -> None:
+        self.account = account
         self.kind = kind
         self.daemon_definition = daemon_definition
         self.configuration = os.path.join(directories["configuration"], "supervisord.conf")
         self.programs = os.path.join(directories["configuration"], "supervisor.d")
         self.logs = directories["logs"]
-        self.pid_file = os.path.join(directories["state"], "supervisord.pid")
         self.commands = os.path.join(directories["bootstrap"], "bin")
 
     def outdated(self) -> bool:
@@ -65,8 +72,9 @@ class Supervisor(Launcher):
         self._stop(*steps.stop, *steps.restart, *steps.remove)
         if steps == Plan(stop=steps.stop):
             return
-        for directory in (self.programs, self.logs):
-            os.makedirs(directory, exist_ok=True)
+        os.makedirs(self.programs, exist_ok=True)
+        account = self._account()
+        account.run(lambda: os.makedirs(self.logs, exist_ok=True))
         for name, definition in steps.write.items():
             write_text(self._path(name), definition)
         for name in steps.remove:
@@ -78,7 +86,9 @@ class Supervisor(Launcher):
             self._stop_daemon()
         elif self._running() is None:
             run(
-                [os.path.join(self.commands, "supervisord"), "-c", self.configuration], environment=_plain_environment()
+                [os.path.join(self.commands, "supervisord"), "-c", self.configuration],
+                environment=_plain(account.environment()),
+                account=account,
             )
             wait_for(lambda: self._running() is not None, START_SECONDS, "supervisord to answer")
         else:
@@ -93,10 +103,12 @@ class Supervisor(Launcher):
         """Stops the daemon with all its programs, workers before their scheduler, and waits until it is gone."""
         running = self._running()
         if running is not None:
-            pid = int(read_text(self.pid_file) or 0)
+            said = self._control("pid").strip()
+            process = int(said) if said.isdigit() else 0
+            started = start_time(process)
             self._stop(*(name for name in running if name != SCHEDULER))
             self._control("shutdown")
-            wait_for(lambda: not os.path.exists("/proc/{0}".format(pid)), STOP_SECONDS, "supervisord to stop")
+            wait_for(lambda: start_time(process) != started or started is None, STOP_SECONDS, "supervisord to stop")
 
     def _stop(self, *names: str) -> None:
         """Stops those that run of some programs at once, and waits until they have."""
@@ -116,7 +128,7 @@ class Supervisor(Launcher):
 
     def _running(self) -> dict[str, str] | None:
         """The states of the programs that run or are being stopped, or None where no daemon does."""
-        if not os.path.exists(self.configuration):
+        if self.account is None or not os.path.exists(self.configuration):
             return None
         output = self._control("status", accept=(0, NOT_ALL_RUNNING, NO_DAEMON))
         words = [line.split() for line in output.splitlines()]
@@ -126,9 +138,20 @@ class Supervisor(Launcher):
         return {name: state for name, state in states.items() if state in RUNNING}
 
     def _control(self, *words: str, accept: tuple[int, ...] = (0,)) -> str:
-        return run([os.path.join(self.commands, "supervisorctl"), "-c", self.configuration, *words], accept)
+        return run(
+            [os.path.join(self.commands, "supervisorctl"), "-c", self.configuration, *words],
+            accept,
+            account=self._account(),
+            seconds=CONTROL_SECONDS if words[0] == "status" else LONGEST_STOP,
+        )
+
+    def _account(self) -> Account:
+        """:raises DaskError: it is gone."""
+        if self.account is None:
+            raise DaskError("The account that the cluster runs as is gone. Run flotilla.dask.site, which makes it.")
+        return self.account
 
 
-def _plain_environment() -> dict[str, str]:
+def _plain(variables: t.Mapping[str, str]) -> dict[str, str]:
     """What a process gets from its user and not from the shell that happened to start the daemon, as under systemd."""
-    return {name: os.environ[name] for name in INHERITED if name in os.environ}
+    return {name: variables[name] for name in INHERITED if name in variables}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.flotilla.dask.plugins.module_utils import _host
+from ansible_collections.flotilla.dask.plugins.module_utils import _files, _host
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._files import directory_status
+from ansible_collections.flotilla.dask.plugins.module_utils._files import directory_status, remove_tree
 from ansible_collections.flotilla.dask.plugins.module_utils._host import Host, configure
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
 
@@ -30,6 +30,7 @@ def options(tmp_path: Path) -> Options:
     place = layout("main", "user", "", str(tmp_path))
     (tmp_path / "scratch").mkdir()
     return {
+        "cluster": "main",
         "account": "",
         "directories": place.as_dict(),
         "writable": [place.state, str(tmp_path / "scratch" / "dask-main")],
@@ -37,6 +38,7 @@ def options(tmp_path: Path) -> Options:
             {"path": place.in_process + "/module.py", "content": "x = 1\n"},
             {"path": place.description, "content": "{}\n"},
         ],
+        "keep": [],
         "state": "present",
     }
 
@@ -79,14 +81,119 @@ def test_removal_takes_what_was_made_and_nothing_else(options: Options, tmp_path
     assert not changed(options)
 
 
-def test_a_directory_that_was_there_before_stays(options: Options, tmp_path: Path) -> None:
-    theirs = tmp_path / "scratch" / "dask-main"
-    theirs.mkdir()
+@pytest.mark.parametrize(
+    ("place", "state"),
+    [
+        (".dask/main", "claimed"),
+        (".dask/main", "present"),
+        (".dask/main", "absent"),
+        ("scratch/dask-main", "present"),
+    ],
+)
+def test_a_directory_with_something_in_it_that_nothing_of_ours_made_is_refused(
+    options: Options, tmp_path: Path, place: str, state: str
+) -> None:
+    theirs = tmp_path / place
+    theirs.mkdir(parents=True)
     (theirs / "data").write_text("theirs")
+    before = everything(tmp_path)
+    with pytest.raises(DaskError, match=f"{place} is refused: it is not empty, and nothing of this collection made it"):
+        configure({**options, "state": state}, check_mode=False)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", [".dask/main", "scratch/dask-main"])
+@pytest.mark.parametrize("names", [[], ["lost+found"]], ids=["empty", "a new file system"])
+def test_an_empty_directory_is_taken_and_stays_when_the_cluster_goes(
+    options: Options, tmp_path: Path, place: str, names: list[str]
+) -> None:
+    for name in ["", *names]:
+        (tmp_path / place / name).mkdir(parents=True, exist_ok=True)
+    before = everything(tmp_path)
     assert changed(options)
+    assert not changed(options)
+    (tmp_path / "scratch" / "dask-main" / "spilled").mkdir()
     options["state"] = "absent"
     assert changed(options)
-    assert (theirs / "data").read_text() == "theirs"
+    assert everything(tmp_path) == before
+    assert not changed(options)
+
+
+def test_a_directory_of_another_cluster_is_refused(options: Options) -> None:
+    assert changed(options)
+    with pytest.raises(DaskError, match="main is refused: it belongs to cluster 'main'"):
+        configure({**options, "cluster": "other"}, check_mode=False)
+
+
+def test_a_directory_that_was_removed_by_hand_and_made_again_by_somebody_stays(
+    options: Options, tmp_path: Path
+) -> None:
+    assert changed(options)
+    remove_tree(str(tmp_path / ".dask" / "main"))
+    (tmp_path / ".dask" / "main").mkdir()
+    (tmp_path / ".dask" / "main" / "thesis.tex").write_text("theirs")
+    with pytest.raises(DaskError, match="nothing of this collection made it"):
+        configure({**options, "state": "absent"}, check_mode=False)
+    assert (tmp_path / ".dask" / "main" / "thesis.tex").exists()
+
+
+def test_what_is_to_be_kept_survives_a_removal_and_the_next_deployment(options: Options, tmp_path: Path) -> None:
+    jobs = tmp_path / ".dask" / "main" / "var" / "jobs"
+    absent = {**options, "state": "absent", "keep": [str(jobs)]}
+    assert changed(options)
+    (jobs / "count").mkdir(parents=True)
+    (jobs / "count" / "result.json").write_text("42")
+    (tmp_path / "scratch" / "dask-main" / "spilled").write_text("x")
+    assert changed(absent)
+    left = [name for name, found in everything(tmp_path).items() if stat.S_ISREG(found[0])]
+    assert left == [
+        ".dask/.flotilla-dask",
+        ".dask/main/.flotilla-dask",
+        ".dask/main/etc/created.json",
+        ".dask/main/var/jobs/count/result.json",
+    ]
+    assert not changed(absent)
+    assert changed(options)
+    assert (jobs / "count" / "result.json").read_text() == "42"
+    assert not changed(options)
+    assert changed({**absent, "keep": []})
+    assert everything(tmp_path) == {"scratch": everything(tmp_path)["scratch"]}
+
+
+@pytest.mark.parametrize("what", ["link", "file", "empty"])
+def test_nothing_is_kept_that_is_no_directory_with_something_in_it(options: Options, tmp_path: Path, what: str) -> None:
+    assert changed(options)
+    jobs = tmp_path / ".dask" / "main" / "var" / "jobs"
+    {"link": lambda: jobs.symlink_to("/etc"), "file": jobs.touch, "empty": jobs.mkdir}[what]()
+    assert changed({**options, "state": "absent", "keep": [str(jobs)]})
+    assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
+    assert os.path.exists("/etc/passwd")
+
+
+@pytest.mark.parametrize(("mode", "refused"), [(0o777, True), (0o775, False), (0o1777, False), (0o757, True)])
+def test_a_directory_is_refused_below_one_that_others_can_write_to(
+    options: Options, tmp_path: Path, mode: int, refused: bool
+) -> None:
+    (tmp_path / "scratch").chmod(mode)
+    if refused:
+        with pytest.raises(DaskError, match=r"dask-main is refused: others than .* can write to .*/scratch above it"):
+            configure(options, check_mode=False)
+        assert not (tmp_path / ".dask").exists()
+    else:
+        assert changed(options)
+
+
+def test_a_mounted_file_system_is_not_emptied(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert changed(options)
+    mounted = tmp_path / ".dask" / "main" / "var" / "data set"
+    mounted.mkdir()
+    (mounted / "measured").touch()
+    monkeypatch.setattr(_files, "_mount_points", lambda: ["/", str(mounted)])
+    with pytest.raises(DaskError, match=r"file systems are mounted in it: .*/data set"):
+        configure({**options, "state": "absent"}, check_mode=False)
+    assert (mounted / "measured").exists()
 
 
 def test_a_local_directory_that_is_no_longer_declared_goes_with_the_cluster(options: Options, tmp_path: Path) -> None:
@@ -103,7 +210,7 @@ def test_another_cluster_beside_it_keeps_the_directory_above(options: Options, t
     (tmp_path / ".dask" / "other").mkdir()
     options["state"] = "absent"
     assert changed(options)
-    assert everything(tmp_path / ".dask") == {"other": (stat.S_IFDIR | 0o755, "")}
+    assert sorted(everything(tmp_path / ".dask")) == [".flotilla-dask", "other"]
 
 
 @pytest.mark.parametrize("state", ["present", "absent"])
@@ -177,14 +284,23 @@ def test_a_directory_of_somebody_else_is_refused(
         "nonsense",
         *(
             json.dumps({"directories": each})
-            for each in (None, "/", ["relative/path"], ["/"], ["/etc"], ["/srv/.."], [7])
+            for each in (
+                None,
+                "/",
+                ["/srv/x"],
+                {"relative/path": True},
+                {"/": True},
+                {"/etc": True},
+                {"/srv/..": True},
+                {"/srv/x": 7},
+            )
         ),
     ],
 )
 def test_a_record_that_is_not_ours_removes_nothing(options: Options, tmp_path: Path, text: str) -> None:
     assert changed(options)
     record = tmp_path / ".dask" / "main" / "etc" / _host.RECORD
-    assert json.loads(record.read_text()) == {"directories": [str(tmp_path / "scratch" / "dask-main")]}
+    assert json.loads(record.read_text()) == {"directories": {str(tmp_path / "scratch" / "dask-main"): True}}
     record.write_text(text)
     options["state"] = "absent"
     if text:

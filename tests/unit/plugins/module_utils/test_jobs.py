@@ -6,13 +6,29 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import random
+import socket
+import subprocess
+import tempfile
 import typing as t
+from pathlib import Path
 
 import pytest
 
+from ansible_collections.flotilla.dask.plugins.module_utils import _jobs
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import Account, start_time
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._jobs import describe_failure, specification
+from ansible_collections.flotilla.dask.plugins.module_utils._jobs import (
+    Job,
+    Owner,
+    describe_failure,
+    names,
+    specification,
+)
 
 
 def job_digest(**changes: t.Any) -> str:
@@ -115,3 +131,129 @@ def test_a_failure_is_described_with_its_last_lines_unless_the_message_has_them(
     assert words.startswith("Job 'count' failed: Why.")
     assert ("Traceback" in words) == shows_output
     assert words.endswith("Its files are in /j. Set 'rerun: true' to run it again.")
+
+
+@pytest.fixture
+def place() -> t.Iterator[Path]:
+    """A directory that other accounts can enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
+
+
+def somebody(place: Path) -> Owner:
+    """Who has jobs on a host where root asks for them, and root has a file that nobody else reads."""
+    if os.geteuid():
+        pytest.skip("only root can become another account")
+    number = random.randrange(200_000, 2_000_000)
+    account = Account("stranger", number, number, (number,), str(place))
+    jobs = place / "jobs"
+    jobs.mkdir()
+    os.chown(jobs, number, number)
+    (place / "roots").write_text("secret of root\n")
+    (place / "roots").chmod(0o600)
+    return Owner(account, str(jobs))
+
+
+def make_record(owner: Owner, name: str, **files: str) -> Path:
+    """A job's files as the account itself can write them."""
+    directory = Path(owner.jobs, name)
+    wanted = {**specification(name, "lab:count", None, None, []), "digest": "0"}
+    state = {"state": "finished", "attempts": 1, "started": 1.0, "ended": 2.0}
+    texts = {"specification.json": json.dumps(wanted), "state.json": json.dumps(state), "result.json": "42"}
+
+    def write() -> None:
+        directory.mkdir()
+        for file, text in {**texts, **files}.items():
+            (directory / file).write_text(text)
+
+    owner.account.run(write)
+    return directory
+
+
+def record_of(owner: Owner, name: str) -> dict[str, t.Any]:
+    found = owner.account.run(Job(owner, name).record)
+    assert found is not None
+    return found
+
+
+def test_a_record_of_the_account_is_read(place: Path) -> None:
+    owner = somebody(place)
+    make_record(owner, "count", **{"output.log": "one\ntwo\n"})
+    found = record_of(owner, "count")
+    assert (found["state"], found["result"], found["output"]) == ("finished", 42, "one\ntwo")
+    assert owner.account.run(lambda: names(owner)) == ["count"]
+    assert owner.account.run(Job(owner, "other").record) is None
+
+
+@pytest.mark.parametrize("file", ["output.log", "specification.json", "state.json", "result.json", "lock"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "directory", "socket"])
+def test_root_reads_nothing_of_its_own_for_a_job(place: Path, file: str, kind: str) -> None:
+    owner = somebody(place)
+    directory = make_record(owner, "count", **{"output.log": "one\n", "lock": ""})
+    secret = place / "roots"
+    path = directory / file
+    path.unlink()
+    if kind == "link":
+        path.symlink_to(secret)
+    elif kind == "hard link":
+        os.link(secret, path)
+    elif kind == "fifo":
+        os.mkfifo(path, 0o666)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    assert "secret of root" not in str(record_of(owner, "count"))
+    owner.account.run(Job(owner, "count").remove)
+    assert not directory.exists()
+    assert secret.read_text() == "secret of root\n"
+
+
+@pytest.mark.parametrize("file", ["specification.json", "state.json", "result.json"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", '"x"', "[" * 100_000, "\ud83d".encode("utf-8", "replace").decode()]
+)
+def test_a_damaged_record_costs_that_job_alone(place: Path, file: str, text: str) -> None:
+    owner = somebody(place)
+    make_record(owner, "bad", **{file: text})
+    make_record(owner, "good")
+    found = record_of(owner, "bad")
+    assert found["state"] in ("failed", "finished")
+    if file != "result.json":
+        assert (found["state"], found["reason"]) == ("failed", "record")
+        assert str(Path(owner.jobs, "bad")) in found["message"]
+    good = record_of(owner, "good")
+    assert (good["message"], good["result"]) == ("", 42)
+
+
+def test_what_is_no_job_among_jobs_is_passed_over(place: Path) -> None:
+    owner = somebody(place)
+    make_record(owner, "good")
+    Path(owner.jobs, "lost+found").mkdir()
+    Path(owner.jobs, "link").symlink_to("/etc")
+    Path(owner.jobs, "file").touch()
+    os.mkdir(os.fsencode(owner.jobs) + b"/\xff")
+    assert owner.account.run(lambda: names(owner)) == ["good"]
+
+
+@pytest.mark.parametrize("number", ["victim", 1, -1, 0, "x", None, 2**40])
+def test_cancelling_a_job_ends_no_process_that_its_record_names_and_that_is_not_the_jobs(
+    place: Path, number: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = somebody(place)
+    monkeypatch.setattr(_jobs, "CANCEL_SECONDS", 0.2)
+    with subprocess.Popen(["/bin/sleep", "600"]) as victim:
+        try:
+            state = {"state": "running", "attempts": 1, "started": 1.0}
+            state["pid"] = victim.pid if number == "victim" else number
+            state["pid_started"] = start_time(victim.pid) or 0
+            directory = make_record(owner, "count", **{"state.json": json.dumps(state), "lock": ""})
+            with open(directory / "lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                with pytest.raises(DaskError):
+                    owner.account.run(Job(owner, "count").cancel)
+            assert victim.poll() is None
+        finally:
+            victim.kill()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import this_account
 from ansible_collections.flotilla.dask.plugins.module_utils._service import Plan, Wanted, plan, plan_stop, run
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
@@ -44,7 +45,8 @@ class Daemon:
         self.pid_file = Path(self.directories["state"], "supervisord.pid")
 
     def launcher(self, kind: str) -> Supervisor:
-        return Supervisor(self.directories, kind, self.render("supervisord.conf.j2", dask_common_plan=self.plan))
+        configuration = self.render("supervisord.conf.j2", dask_common_plan=self.plan)
+        return Supervisor(self.directories, kind, this_account(), configuration)
 
     def ensure(self, kind: str, programs: t.Mapping[str, t.Sequence[str]]) -> Plan:
         """Makes ``programs`` run, each a name and its command line, and returns what that took."""
