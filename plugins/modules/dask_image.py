@@ -107,12 +107,14 @@ def look(images: Images, name: str, check_mode: bool) -> dict[str, t.Any]:
 
 
 def record(images: Images, name: str, check_mode: bool) -> dict[str, t.Any]:
-    """Records an image that is here. :raises DaskError: it is not."""
-    changed = images.is_unsettled()
+    """Records an image that is here. :raises DaskError: it is not, and not for check mode alone."""
     found = inspect_image(name)
+    if check_mode:
+        return {"changed": found is None or images.is_unsettled(), "here": found is not None}
+    changed = images.is_unsettled()
     if found is None:
         raise DaskError("Image {0} is not on this host, although it was brought here. Run the task again.".format(name))
-    kept = [] if check_mode else images.remove(names=(name,), latest=LATEST)
+    kept = images.remove(names=(name,), latest=LATEST)
     return {"changed": changed, "here": True, "environment": environment_of(found), "kept": kept}
 
 
