@@ -104,7 +104,9 @@ def diff(steps: Plan, observed: t.Mapping[str, Observed]) -> list[dict[str, str]
 
 
 class Launcher(abc.ABC):
-    """What keeps processes running on a host."""
+    """What keeps processes running on a host. ``remarks``: what a person is to know of it, in sentences."""
+
+    remarks: t.Sequence[str] = ()
 
     def outdated(self) -> bool:
         """Whether the launcher itself has to restart, and with it every process."""
@@ -113,6 +115,10 @@ class Launcher(abc.ABC):
     @abc.abstractmethod
     def observe(self) -> dict[str, Observed]:
         """Returns the processes that this launcher has, by name."""
+
+    def check(self, steps: Plan) -> None:
+        """Looks whether steps meet something that is not the collection's. :raises DaskError: they do."""
+        del steps  # Only where names may be somebody else's there is something to look at.
 
     @abc.abstractmethod
     def apply(self, steps: Plan) -> None:

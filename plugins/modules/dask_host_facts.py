@@ -170,6 +170,12 @@ ansible_facts:
               type: list
               elements: str
               returned: success
+        membership:
+          description:
+            - The number of the node that the host became in a swarm for the cluster's sake; empty where it did not.
+            - V(joining) where that was about to happen.
+          type: str
+          returned: success
         encryption_problem:
           description: Why the kernel cannot encrypt what containers on several hosts send each other, or nothing.
           type: str
@@ -351,6 +357,7 @@ def installed(place: Layout) -> dict[str, str]:
         "authorities": read_own(place.authorities),
         "certificate": certificate.group() if certificate else "",
         "launcher": description.get("launcher", ""),
+        "membership": read(place.membership),
     }
 
 

@@ -166,6 +166,7 @@ def run_processes(options: dict[str, t.Any], check_mode: bool) -> dict[str, t.An
         steps = plan_stop(observed)
     else:
         steps = plan(wanted, observed, restart_all=launcher.outdated())
+    launcher.check(steps)
     check_ports(wanted, observed, steps)
     if steps and not check_mode:
         launcher.apply(steps)
@@ -176,6 +177,7 @@ def run_processes(options: dict[str, t.Any], check_mode: bool) -> dict[str, t.An
         "stopped": list(steps.stop),
         "removed": list(steps.remove),
         "diff": diff(steps, observed),
+        "warnings": list(launcher.remarks),
     }
 
 

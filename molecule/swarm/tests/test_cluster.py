@@ -136,19 +136,54 @@ def test_a_group_grows_and_shrinks_and_is_replaced_under_load_without_loss(
     assert load.release()["bytes"] == 5_000_000
 
 
+def availability(hosts: Hosts, node: str) -> str:
+    return str(hosts["manager"].check_output(f"docker node inspect --format '{{{{.Spec.Availability}}}}' {node}"))
+
+
+@pytest.fixture
+def lab(hosts: Hosts) -> Iterator[str]:
+    """The name of a service of somebody else that runs on node1, of the image that all nodes have."""
+    manager = hosts["manager"]
+    shape = "{{.Spec.TaskTemplate.ContainerSpec.Image}}"
+    image = manager.check_output(f"docker service inspect --format '{shape}' dask-main_worker-cpu")
+    words = "--no-resolve-image --no-healthcheck --constraint node.hostname==node1 --label flotilla.dask.cluster=main"
+    manager.check_output(f"docker service create --name lab {words} {image} sleep infinity")
+    yield "lab"
+    manager.check_output("docker service rm lab")
+
+
 def test_a_node_that_is_taken_out_gives_its_workers_and_their_data_to_the_others(
-    ansible: Ansible, hosts: Hosts, load: Load
+    ansible: Ansible, hosts: Hosts, load: Load, lab: str
 ) -> None:
+    others = hosts["manager"].check_output(f"docker service ps --quiet {lab}")
     out = ansible.playbook("flotilla.dask.drain", "--limit", "node1")
     assert out.ok, out.problems
     wait_until(lambda: running_on(hosts) == ["node2", "node2"], "the swarm has found the workers healthy")
     assert containers_of(hosts["node1"], "dask-main") == []
+    assert availability(hosts, "node1") == "active"
+    assert hosts["manager"].check_output(f"docker service ps --quiet --filter desired-state=running {lab}") == others
     load.goes_on()
     back = ansible.playbook("flotilla.dask.drain", "--limit", "node1", extra_vars={"dask_drain_state": "back"})
     assert back.ok, back.problems
     assert load.release()["bytes"] == 5_000_000
     again = ansible.playbook("flotilla.dask.drain", "--limit", "node1", extra_vars={"dask_drain_state": "back"})
     assert (again.ok, again.changed) == (True, {}), again.problems
+
+
+def test_a_node_that_somebody_has_drained_stays_so_and_it_is_said(
+    ansible: Ansible, cluster: Cluster, hosts: Hosts
+) -> None:
+    hosts["manager"].check_output("docker node update --availability drain node2")
+    try:
+        wait_until(lambda: running_on(hosts) == ["node1", "node1"], "the other node runs the workers")
+        run = ansible.playbook("flotilla.dask.site")
+        assert (run.ok, run.changed) == (True, {}), run.problems
+        assert availability(hosts, "node2") == "drain"
+        [said] = [results for name, results in run.tasks if name.endswith("Say that somebody keeps work from the node")]
+        assert "node2 is set to 'drain' in the swarm, and stays so" in said["node2"]["msg"]
+    finally:
+        hosts["manager"].check_output("docker node update --availability active node2")
+    assert cluster.state(wait=300)["health"] == "healthy"
 
 
 def test_a_node_that_is_lost_has_its_workers_replaced_and_jobs_finish(

@@ -26,11 +26,13 @@ def test_a_swarm_that_others_use_stays(ansible: Ansible, hosts: Hosts) -> None:
         "docker service create --detach --name lab --constraint node.role==manager "
         "flotilla-dask-base:bookworm sleep infinity"
     )
+    manager.check_output("docker network create --driver overlay --label com.docker.stack.namespace=dask-main lab")
     removed = ansible.playbook("flotilla.dask.teardown")
     assert removed.ok, removed.problems
     assert manager.check_output("docker service ls --format '{{.Name}}'") == "lab"
     assert manager.check_output("docker node ls --quiet").count("\n") == 2
-    manager.check_output("docker service rm lab")
+    assert "lab" in manager.check_output("docker network ls --format '{{.Name}}'").split()
+    manager.check_output("docker service rm lab && docker network rm lab")
     wait_until(lambda: not manager.check_output("docker ps --all --quiet"), "the lab's container is gone")
     for name in ("node2", "node1", "manager"):
         hosts[name].check_output("docker swarm leave --force")

@@ -130,7 +130,8 @@ def swarm_plan(
 ) -> dict[str, t.Any]:
     """What the services of a cluster share, and what the host is among the nodes.
 
-    ``managed_by``: the host that tells the swarm what to run. ``labels``: those of the node. ``scheduler``: its address
+    ``managed_by``: the host that tells the swarm what to run. ``labels``: those of the node; ``drained``: those of one
+    whose workers have to leave, which takes ``stop_seconds`` at most. ``scheduler``: its address
     within the network. ``files``: what comes from the scheduler's host with a container, to the same ``path``; each is
     named by its content, as a swarm's secrets and configurations never change.
     """
@@ -158,6 +159,8 @@ def swarm_plan(
             labels["host"]: host.name,
             labels["workers"]: "true" if settings.get("dask_runs_workers", False) else "false",
         },
+        "drained": {labels["host"]: host.name, labels["workers"]: "false"},
+        "stop_seconds": cluster.drain_seconds + STOP_MARGIN,
         "scheduler": address_of(cluster, INSIDE, cluster.scheduler_port),
         "user": USER,
         "files": [{**each, "name": "-".join((stack, each["key"], each["version"]))} for each in files],

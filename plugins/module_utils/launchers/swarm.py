@@ -5,7 +5,10 @@
 """swarm: a process, with all its replicas, is a service of a Docker stack (private to this collection).
 
 A definition is a whole stack file with this one service in it. A service carries the digest of its definition as a
-label, so that nobody has to know what Docker makes of it.
+label, so that nobody has to know all that Docker makes of it.
+
+Who deploys a stack of the same name, or copies labels, has the labels of this one. So the identities of what was made
+are recorded, beside the definitions, and nothing else is changed or removed.
 """
 
 from __future__ import annotations
@@ -21,7 +24,12 @@ from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskE
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._service import Launcher, Observed, Plan, run
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
-from ansible_collections.flotilla.dask.plugins.module_utils.launchers.docker import CLUSTER, DEFINITION, KIND
+from ansible_collections.flotilla.dask.plugins.module_utils.launchers.docker import (
+    CLUSTER,
+    DEFINITION,
+    KIND,
+    STRANGER,
+)
 
 NAMESPACE = "com.docker.stack.namespace"
 """Docker's own label of all that belongs to a stack."""
@@ -29,11 +37,19 @@ NAMESPACE = "com.docker.stack.namespace"
 START_SECONDS = 120
 """How long a task may take to run, its image pulled, and what a swarm finds out about a node that is lost included."""
 
-PROVEN = ("", "completed")
+SETTLED = ("", "completed")
 """The states of an update that is over and went well."""
 
 KEPT = ("secret", "config", "network")
 """What belongs to a stack and has no tasks."""
+
+RECORD = "created"
+"""Name of the file, beside the definitions, that says what was made in the swarm: identities, by their kind."""
+
+SERVICE = "service"
+
+LEFT = "rest"
+"""What a removal that was killed has left of a stack, among the processes that are to be removed."""
 
 
 class Stack:
@@ -43,19 +59,76 @@ class Stack:
         self.name = name
         self.directory = directory
         self.filter = "--filter=label={0}={1}".format(NAMESPACE, name)
+        self._record = os.path.join(directory, RECORD)
 
     def is_here(self) -> bool:
         """Whether this host manages a swarm at all."""
         return run(["docker", "info", "--format", "{{.Swarm.ControlAvailable}}"]).strip() == "true"
 
     def services(self, *labels: tuple[str, str]) -> dict[str, dict[str, t.Any]]:
-        """Returns what Docker knows of the services that have these labels, by their names within the stack."""
+        """Returns what Docker knows of the stack's own services that have these labels, by their names within it."""
         filters = ["--filter=label={0}={1}".format(*label) for label in labels]
         identifiers = run(["docker", "service", "ls", "--quiet", self.filter, *filters]).split()
         if not identifiers:
             return {}
         found = json.loads(run(["docker", "service", "inspect", *identifiers]))
-        return {each["Spec"]["Name"][len(self.name) + 1 :]: each for each in found}
+        recorded = self._recorded()[SERVICE]
+        services = {each["Spec"]["Name"][len(self.name) + 1 :]: each for each in found}
+        return {
+            name: each for name, each in services.items() if each["ID"] in recorded or self._is_deployed(name, each)
+        }
+
+    def strangers(self, *labels: tuple[str, str]) -> list[str]:
+        """Returns the names of the services that have these labels and are not the stack's own."""
+        filters = ["--filter=label={0}={1}".format(*label) for label in labels]
+        names = run(["docker", "service", "ls", "--format", "{{.Name}}", *filters]).split()
+        return sorted(set(names) - set(map(self.full, self.services(*labels))))
+
+    def check(self, names: t.Iterable[str], definitions: t.Iterable[str]) -> None:
+        """Looks whether somebody else has services of these names, or what definitions are about to make.
+
+        :raises DaskError: somebody has.
+        """
+        ours = {self.full(name): each["ID"] for name, each in self.services().items()}
+        listing = run(["docker", "service", "ls", "--format", "{{.ID}}\t{{.Name}}"])
+        there = {name: identity for identity, name in (line.split("\t") for line in listing.splitlines())}
+        problems = [
+            "Service {0} is refused: it is not one that the collection made. Remove it with 'docker service rm', and "
+            "make it under another name.".format(name)
+            for name in map(self.full, names)
+            if name in there and name not in ours
+        ]
+        needed = _names_in(map(json.loads, definitions))
+        for kind in KEPT:
+            recorded = self._recorded()[kind]
+            problems += [
+                "{0} {1} is refused: it is not one that the collection made. Remove it with 'docker {2} rm', and make "
+                "it under another name.".format(kind.capitalize(), name, kind)
+                for identity, name, stack in self._kept(kind)
+                if name in needed[kind] and stack != self.name and identity not in recorded
+            ]
+        if problems:
+            raise DaskError("\n".join(problems))
+
+    def record(self) -> None:
+        """Writes down what of the stack is there and its own: what was recorded before, and what definitions make."""
+        recorded, mentioned = self._recorded(), self._mentioned()
+        made = {SERVICE: sorted(each["ID"] for each in self.services().values())}
+        for kind in KEPT:
+            made[kind] = sorted(
+                identity
+                for identity, name, stack in self._kept(kind)
+                if identity in recorded[kind] or (name in mentioned[kind] and stack == self.name)
+            )
+        if made != recorded and (any(made.values()) or os.path.isdir(self.directory)):
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            write_text(self._record, json.dumps(made, indent=2, sort_keys=True) + "\n", mode=0o600)
+
+    def is_left(self) -> bool:
+        """Whether secrets, configurations or networks are left of a stack that has no services any more."""
+        recorded = self._recorded()
+        mentioned = self._mentioned()
+        return any(recorded[kind] for kind in KEPT) and not any(mentioned.values())
 
     def lost_nodes(self) -> dict[str, str]:
         """Returns the names of the nodes that the swarm has lost, by their numbers; nobody hears of their tasks."""
@@ -88,10 +161,21 @@ class Stack:
         write_text(self.path(name), definition.replace("$", "$$"), mode=0o600)
 
     def deploy(self, names: t.Sequence[str]) -> None:
-        """Makes services what their definitions say. :raises DaskError: Docker refused."""
+        """Makes services what their definitions say. :raises DaskError: Docker refused, or somebody has the names."""
+        self.check(names, map(self.read, names))
+        self.record()  # what a run made that was killed
         files = [word for name in names for word in ("--compose-file", self.path(name))]
         words = ["docker", "stack", "deploy", "--resolve-image", "never", "--with-registry-auth"]
         run([*words, *files, self.name])
+        self.record()
+        services = self.services()
+        for name in names:
+            image = _service(json.loads(self.read(name)), name)["image"]
+            if services[name]["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"] != image:
+                # Somebody gave the service another one, which a deployment keeps where the definition's is the same.
+                run(
+                    ["docker", "service", "update", "--detach", "--no-resolve-image", "--image", image, self.full(name)]
+                )
 
     def remove(self, names: t.Sequence[str], seconds: float) -> None:
         """Removes services, and returns when none of their tasks is left. :raises DaskError: some don't go."""
@@ -113,35 +197,70 @@ class Stack:
             )
 
     def vanish(self, seconds: float) -> None:
-        """Removes all that is left of the stack, and returns when it is gone. :raises DaskError: it doesn't go."""
+        """Removes all that is left of what the stack made. :raises DaskError: it does not go."""
         left: list[str] = []
 
         def gone() -> bool:
             left.clear()
+            recorded = self._recorded()
             for kind in KEPT:
                 # A network is in use for a moment longer than the tasks that used it.
-                for identifier in run(["docker", kind, "ls", "--quiet", self.filter]).split():
-                    left.append("{0} {1}".format(kind, identifier))
-                    run(["docker", kind, "rm", identifier], accept=(0, 1))
+                for identity, name, _stack in self._kept(kind):
+                    if identity in recorded[kind]:
+                        left.append("{0} {1}".format(kind, name))
+                        run(["docker", kind, "rm", identity], accept=(0, 1))
             return not left
 
         if not poll(gone, seconds):
             raise DaskError(
-                "Waited {0:g} s for all of stack {1} to be gone, in vain: {2} are left. Somebody uses them.".format(
+                "Waited {0:g} s for all of stack {1} to be gone, in vain: {2} are left. Somebody uses them: look with "
+                "'docker network inspect' and 'docker service ls', end what does, and run this again.".format(
                     seconds, self.name, ", ".join(left)
                 )
             )
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._record)
 
     def prune(self) -> None:
         """Removes earlier secrets, configurations and networks that no definition mentions any more."""
-        mentioned = set()
-        for path in glob.glob(os.path.join(glob.escape(self.directory), "*.json")):
-            definition = json.loads(read_text(path) or "{}")
-            mentioned |= {each["name"] for kind in KEPT for each in definition.get(kind + "s", {}).values()}
+        recorded, mentioned = self._recorded(), self._mentioned()
         for kind in KEPT:
-            for name in run(["docker", kind, "ls", self.filter, "--format", "{{.Name}}"]).split():
-                if name not in mentioned:
-                    run(["docker", kind, "rm", name], accept=(0, 1))  # 1: a stage of a pipeline has it
+            for identity, name, _stack in self._kept(kind):
+                if identity in recorded[kind] and name not in mentioned[kind]:
+                    run(["docker", kind, "rm", identity], accept=(0, 1))  # 1: a stage of a pipeline has it
+
+    def _is_deployed(self, name: str, service: t.Mapping[str, t.Any]) -> bool:
+        """Whether a service is what somebody has made of the definition of that name."""
+        text = self.read(name)
+        labels = _service(json.loads(text), name)["deploy"]["labels"] if text else {}
+        return bool(labels) and all(service["Spec"]["Labels"].get(key) == value for key, value in labels.items())
+
+    def _mentioned(self) -> dict[str, set[str]]:
+        """The names of what all definitions need, by the kind."""
+        paths = glob.glob(os.path.join(glob.escape(self.directory), "*.json"))
+        return _names_in(json.loads(read_text(path) or "{}") for path in paths)
+
+    def _kept(self, kind: str) -> list[tuple[str, str, str]]:
+        """Identity, name and stack of all of a kind that the swarm has, whosever they are."""
+        shape = '{{{{.ID}}}}\t{{{{.Name}}}}\t{{{{json (.Label "{0}")}}}}'.format(NAMESPACE)
+        words = ["--no-trunc", "--filter=scope=swarm"] if kind == "network" else []
+        listing = run(["docker", kind, "ls", *words, "--format", shape])
+        lines = (line.split("\t") for line in listing.split("\n") if line)
+        return [(identity, name, json.loads(stack)) for identity, name, stack in lines]
+
+    def _recorded(self) -> dict[str, list[str]]:
+        """Identities of what was made, by the kind. :raises DaskError: the record is not what the collection wrote."""
+        text = read_text(self._record)
+        try:
+            found = json.loads(text) if text else {}
+            made = {kind: list(map(str, found.get(kind, []))) for kind in (SERVICE, *KEPT)}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DaskError(
+                "{0} is refused: it is not what the collection wrote ({1!r}). It lists what was made in the swarm. "
+                "Remove the file; secrets, configurations and networks that 'docker' lists with the label {2}={3} and "
+                "that nothing uses have to be removed by hand.".format(self._record, error, NAMESPACE, self.name)
+            ) from error
+        return made
 
     def _tasks_left(self) -> list[str]:
         shape = "{{.Name}}\t{{.Node}}\t{{.CurrentState}}"
@@ -168,25 +287,33 @@ class Swarm(Launcher):
         self.kind = kind
 
     def observe(self) -> dict[str, Observed]:
-        services = self.stack.services(*self.labels) if self.stack.is_here() else {}
+        is_here = self.stack.is_here()
+        services = self.stack.services(*self.labels) if is_here else {}
         observed = {}
         for name, service in services.items():
             text = self.stack.read(name)
+            # What counts is what runs, whatever its label says.
+            same = bool(text) and runs(service, _service(json.loads(text), name))
             replicas = service["Spec"]["Mode"]["Replicated"]["Replicas"]
-            deploy = _service(json.loads(text), name)["deploy"] if text else {}
-            same = (
-                deploy
-                and service["Spec"]["Labels"].get(DEFINITION) == deploy["labels"][DEFINITION]
-                and replicas in (0, deploy["replicas"])
-            )
             observed[name] = Observed(definition=text if same else "", running=replicas > 0)
+        self.remarks = [
+            STRANGER.format("Service", name) for name in (self.stack.strangers(*self.labels) if is_here else ())
+        ]
         paths = glob.glob(os.path.join(glob.escape(self.stack.directory), self.kind + "*.json"))
         for name in (os.path.basename(path)[: -len(".json")] for path in paths):
             # Somebody removed the service: what is left of it goes, or it is made anew.
             observed.setdefault(name, Observed(definition="", running=False))
+        if is_here and self.stack.is_left():
+            observed[LEFT] = Observed(definition="", running=False)
         return observed
 
+    def check(self, steps: Plan) -> None:
+        if steps and self.stack.is_here():
+            self.stack.check((*steps.write, *steps.remove), steps.write.values())
+
     def apply(self, steps: Plan) -> None:
+        if self.stack.is_here():
+            self.stack.record()  # what the definitions mention that are about to change
         seconds = {name: self._stop_seconds(name) for name in (*steps.stop, *steps.remove)}
         if steps.stop:
             run(["docker", "service", "scale", "--detach", *(self.stack.full(name) + "=0" for name in steps.stop)])
@@ -204,7 +331,7 @@ class Swarm(Launcher):
             self._wait_until_settled(starting, max(map(self._update_seconds, starting)))
         if self.stack.is_here():
             self.stack.prune()
-            if steps.remove and not self.stack.services():
+            if steps.remove and not self.stack.services():  # of ours
                 self.stack.vanish(START_SECONDS)
 
     def _definition(self, name: str) -> dict[str, t.Any]:
@@ -254,7 +381,7 @@ class Swarm(Launcher):
                     "; ".join(problems(self.stack.tasks(name))),
                 )
             )
-        if state not in PROVEN:
+        if state not in SETTLED:
             return False
         lost = self.stack.lost_nodes()
         tasks = [
@@ -273,6 +400,32 @@ def problems(tasks: t.Iterable[t.Mapping[str, t.Any]]) -> list[str]:
         if task["Status"]["State"] != "running"
     )
     return sorted(set(found))[:5]
+
+
+def runs(service: t.Mapping[str, t.Any], definition: t.Mapping[str, t.Any]) -> bool:
+    """Whether a service, as Docker describes it, is all that its definition says, in words that nobody changed."""
+    spec, deploy = service["Spec"], definition["deploy"]
+    task = spec["TaskTemplate"]
+    container = task["ContainerSpec"]
+    environment = {"{0}={1}".format(*each) for each in definition["environment"].items()}
+    return bool(
+        spec["Labels"].get(DEFINITION) == deploy["labels"][DEFINITION]
+        and spec["Mode"]["Replicated"]["Replicas"] in (0, deploy["replicas"])
+        and service.get("UpdateStatus", {}).get("State", "") in SETTLED
+        and container["Image"] == definition["image"]
+        and container.get("Args", []) == definition["command"]
+        and set(container.get("Env", [])) == environment
+        and sorted(task.get("Placement", {}).get("Constraints") or []) == sorted(deploy["placement"]["constraints"])
+    )
+
+
+def _names_in(definitions: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, set[str]]:
+    """The names of what definitions need besides their services, by the kind."""
+    names: dict[str, set[str]] = {kind: set() for kind in KEPT}
+    for definition in definitions:
+        for kind in KEPT:
+            names[kind] |= {each["name"] for each in definition.get(kind + "s", {}).values()}
+    return names
 
 
 def _service(definition: t.Mapping[str, t.Any], name: str) -> dict[str, t.Any]:

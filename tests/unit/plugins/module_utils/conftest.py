@@ -2,11 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A server whose certificate nobody trusts, as behind a proxy that signs HTTPS anew."""
+"""A server whose certificate nobody trusts, as behind a proxy that signs HTTPS anew; and an engine of containers."""
 
 from __future__ import annotations
 
 import ssl
+import subprocess
 import threading
 import typing as t
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import certificates
 import pytest
+
+from ansible_collections.flotilla.dask.tests.unit.engine import Engine
 
 
 @pytest.fixture
@@ -51,3 +54,11 @@ def https_server(tmp_path: Path, signer: certificates.Identity) -> t.Iterator[st
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"https://localhost:{httpd.server_address[1]}"
         httpd.shutdown()
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine that the program ``docker`` leads to."""
+    found = Engine()
+    monkeypatch.setattr(subprocess, "run", found.run)
+    return found
