@@ -118,7 +118,7 @@ def test_a_certificate_of_an_authority_or_of_its_own_key_is_for_what_it_is_asked
     assert certificate_due(found.group(), found.group(), NAMES, 6) == ""
     certificate = x509.load_pem_x509_certificate(found.group().encode())
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [x509.ExtendedKeyUsageOID.SERVER_AUTH]
+    assert list(usage) == [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]
     issuer = x509.load_pem_x509_certificate((controller.certificates / "issuer" / "ca.crt").read_bytes())
     assert issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert (issuer.not_valid_after_utc - issuer.not_valid_before_utc).days == 3650

@@ -313,8 +313,8 @@ def test_a_run_that_is_killed_before_any_of_its_steps_leaves_nothing_half_made(t
         directory = tmp_path / str(point)
         if origin.exists():
             shutil.copytree(origin, directory, symlinks=True)
-        status = _killed_at(point, lambda place=directory: STEPS[step](place))
-        check_what_is_there(directory) if directory.exists() else None
+        status = _killed_at(point, STEPS[step], directory)
+        check_what_is_there(directory)
         STEPS[step](directory)
         if step == "remove":
             assert [path.name for path in directory.iterdir()] == ["issued.json"]
@@ -329,8 +329,8 @@ def test_a_run_that_is_killed_before_any_of_its_steps_leaves_nothing_half_made(t
     assert point > 10
 
 
-def _killed_at(point: int, do: t.Callable[[], object]) -> int:
-    """Returns how a process ended that does something, and is killed before its ``point``-th file operation."""
+def _killed_at(point: int, step: t.Callable[[Path], object], directory: Path) -> int:
+    """Returns how a process ended that did a step, and was killed before its ``point``-th file operation."""
     count = itertools.count(1)
 
     def hook(event: str, arguments: t.Any) -> None:
@@ -342,7 +342,7 @@ def _killed_at(point: int, do: t.Callable[[], object]) -> int:
     child = os.fork()
     if not child:
         sys.addaudithook(hook)
-        _end_with(do)
+        _end_with(lambda: step(directory))
     return os.waitpid(child, 0)[1]
 
 
