@@ -212,6 +212,19 @@ def fingerprints(certificates: str) -> list[str]:
     return found
 
 
+@contextlib.contextmanager
+def alone(directory: str, wait: float) -> t.Iterator[None]:
+    """Nobody else changes the directory inside, and what a killed run left is completed or removed before.
+
+    :param wait: For how many seconds to wait for another run that changes it.
+    :raises DaskError: another run held it all the time.
+    """
+    with exclusive(posixpath.join(directory, LOCK), wait, "dask_certificates_directory {0}".format(directory)):
+        _mend(directory, _TEMPORARY)
+        _mend(posixpath.join(directory, CLIENTS), _TEMPORARY_BUNDLE)
+        yield
+
+
 class Keeper:
     """Changes the directory. ``changes`` has what was changed, as a diff; in check mode what would be.
 
@@ -264,17 +277,8 @@ class Keeper:
                 remove_tree(self._path(LOCK))
             self.found = Found(record=self.found.record)
 
-    @contextlib.contextmanager
-    def _alone(self) -> t.Iterator[None]:
-        """Nobody else changes the directory inside, and what a killed run left is completed or removed."""
-        if self._check_mode:
-            yield
-            return
-        what = "dask_certificates_directory {0}".format(self.directory)
-        with exclusive(self._path(LOCK), self._wait, what):
-            _mend(self.directory, _TEMPORARY)
-            _mend(self._path(CLIENTS), _TEMPORARY_BUNDLE)
-            yield
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._check_mode else alone(self.directory, self._wait)
 
     def _keep_authorities(self, wishes: Wishes) -> None:
         found = self.found

@@ -190,6 +190,17 @@ def test_the_list_tells_bundles_by_what_openssl_shows(tmp_path: Path) -> None:
     assert set(entry) == {"name", "serial", "fingerprint", "issued", "expires"}
 
 
+def test_what_else_the_list_says_of_a_bundle_stays(tmp_path: Path) -> None:
+    keep(tmp_path)
+    path = tmp_path / "issued.json"
+    record = json.loads(path.read_text())
+    record["bundles"][0]["revoked"] = "2026-01-01T00:00:00Z"
+    path.write_text(json.dumps(record))
+    keep(tmp_path, phase="renew")
+    remove(tmp_path)
+    assert ["revoked" in each for each in json.loads(path.read_text())["bundles"]] == [True, False]
+
+
 def test_a_list_that_is_damaged_is_refused_by_its_path(tmp_path: Path) -> None:
     keep(tmp_path)
     for text in ("[]", "{", '{"bundles": [7]}', '{"bundles": [{"name": "alice"}]}'):
