@@ -45,9 +45,9 @@ def install(options: Options, check_mode: bool) -> dict[str, t.Any]:
 
     :raises DaskError: there is no such account or group, or something is in the way.
     """
-    owner = _owner(options["owner"], options["group"])
+    owner = _owner(options["owner"], options["group"], check_mode)
     diff = []
-    wanted: list[tuple[str, str, int, tuple[int, int]]] = []
+    wanted: list[tuple[str, str, int, tuple[int, int] | None]] = []
     if options["authorities_path"]:
         wanted.append((options["authorities_path"], options["authorities"], 0o644, _ours()))
     if options["certificate"]:
@@ -78,16 +78,21 @@ def _ours() -> tuple[int, int]:
     return os.geteuid(), os.getegid()
 
 
-def _owner(account: str, group: str) -> tuple[int, int]:
+def _owner(account: str, group: str, check_mode: bool) -> tuple[int, int] | None:
+    """Returns the numbers of account and group. In check mode None for one that is still to be made."""
     user, number = _ours()
     try:
         return pwd.getpwnam(account).pw_uid if account else user, grp.getgrnam(group).gr_gid if group else number
     except KeyError as error:
-        raise DaskError(
-            "There is no account or group {0} on this host. Run flotilla.dask.site.".format(error)
-        ) from error
+        if check_mode:
+            return None
+        raise DaskError("{0}. Run flotilla.dask.site, which makes it.".format(error.args[0])) from error
 
 
-def _is(path: str, mode: int, owner: tuple[int, int]) -> bool:
+def _is(path: str, mode: int, owner: tuple[int, int] | None) -> bool:
     found = status(path)
-    return found is not None and (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (mode, *owner)
+    return (
+        found is not None
+        and owner is not None
+        and (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (mode, *owner)
+    )

@@ -107,7 +107,10 @@ def test_a_link_that_others_made_is_not_followed(tmp_path: Path) -> None:
     assert list((tmp_path / "target").iterdir()) == []
 
 
-def test_an_account_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DaskError, match=r"no account or group .*nobody-of-that-name"):
-        install(options(tmp_path, owner="nobody-of-that-name"), check_mode=False)
+@pytest.mark.parametrize("option", ["owner", "group"])
+def test_an_account_that_is_not_there_is_refused_but_where_it_would_have_been_made(tmp_path: Path, option: str) -> None:
+    missing = options(tmp_path, **{option: "nobody-of-that-name"})
+    with pytest.raises(DaskError, match=r"not found: .*nobody-of-that-name.*flotilla.dask.site"):
+        install(missing, check_mode=False)
+    assert install(missing, check_mode=True)["changed"]
     assert list(tmp_path.iterdir()) == []
