@@ -41,7 +41,7 @@ demo: $(CONTROLLER)/complete  ## A cluster on this machine, and a job on it
 
 .PHONY: demo-down
 demo-down: $(CONTROLLER)/complete  ## Remove the demo and all that it made
-	@ansible-playbook -i inventories/local flotilla.dask.teardown
+	@ansible-playbook -i inventories/local flotilla.dask.teardown -e dask_remove=all
 	@rm -rf .venv inventories/local/.dask
 
 .PHONY: check

@@ -57,6 +57,12 @@ def cluster(ansible: Ansible, hosts: Hosts) -> Cluster:
     return Cluster(ansible, hosts)
 
 
+@pytest.fixture(scope="session")
+def certificates_directory() -> Path:
+    """What the role dask_certificates keeps on the controller."""
+    return Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "certificates")
+
+
 @pytest.fixture
 def held_job(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a job that has its results on the workers, until it is released."""
@@ -72,8 +78,8 @@ def machines(hosts: Hosts) -> Machines:
 
 
 @pytest.fixture(scope="session")
-def doors(hosts: Hosts) -> dict[str, Door]:
-    authority = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "certificates", "issuer", "ca.crt")
+def doors(hosts: Hosts, certificates_directory: Path) -> dict[str, Door]:
+    authority = certificates_directory / "issuer" / "ca.crt"
     return {host: Door(host, hosts.address(host), prefix, authority) for host, prefix in PREFIXES.items()}
 
 

@@ -27,8 +27,10 @@ def certificate_due(certificate: str, issuer: str, names: t.Sequence[str], days:
     :param names: The host names and IP addresses that the certificate has to be for, in any order.
     :param days: How long before its expiry a certificate is renewed.
     """
-    if not certificate or not issuer:
+    if not certificate:
         return "there is none"
+    if not issuer:
+        return "another authority issued it"
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
 
@@ -89,11 +91,16 @@ def subjects(certificate: Certificate) -> set[str]:
     return found | {str(address) for address in extension.value.get_values_for_type(x509.IPAddress)}
 
 
-def subject_alternative_names(names: t.Sequence[str]) -> list[str]:
-    """Returns host names and addresses as community.crypto wants them: C(DNS:worker1), C(IP:10.0.0.5)."""
-    from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import is_address
+def unknown_authorities(trusted: t.Mapping[str, str], known: t.Sequence[str]) -> list[str]:
+    """Returns the names of the hosts that trust authorities of which none is known.
 
-    return [f"{'IP' if is_address(name) else 'DNS'}:{name}" for name in names]
+    :param trusted: Of each host the certificates of the authorities that it trusts, as PEM text; empty for none.
+    :param known: SHA-256 fingerprints of certificates.
+    """
+    from ansible_collections.flotilla.dask.plugins.plugin_utils.authority import fingerprints
+
+    prints = {host: fingerprints(text) for host, text in trusted.items()}
+    return [host for host, found in prints.items() if found and not set(found) & set(known)]
 
 
 class FilterModule:
@@ -103,5 +110,5 @@ class FilterModule:
         return {
             "certificate_due": certificate_due,
             "certificate_problem": certificate_problem,
-            "subject_alternative_names": subject_alternative_names,
+            "unknown_authorities": unknown_authorities,
         }

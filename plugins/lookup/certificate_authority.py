@@ -21,7 +21,9 @@ options:
     type: list
     elements: path
   passphrase:
-    description: What the authorities' keys are encrypted with. One that doesn't fit is refused.
+    description:
+      - What the authorities' keys are encrypted with. One that does not fit is refused, and so is a key that is not
+        that of the authority's certificate.
     type: str
 """
 
@@ -36,72 +38,34 @@ _raw:
   description:
     - For each directory the C(numbers) of its authorities, the oldest first, the number of the C(issuer) and the
       issuer's C(certificate) (V(0) and empty if none issues yet), the certificates of all authorities as one PEM text,
-      which are C(trusted), and the names of the C(clients) that have a certificate.
+      which are C(trusted), the names of the C(clients) that have a certificate, and the SHA-256 fingerprints of the
+      authorities that are C(known), also of those that were removed.
   type: list
   elements: dict
 """
 
-import contextlib
 import os
-import re
 import typing as t
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
-with contextlib.suppress(ImportError):  # ansible-core brings it along, but not where ansible-test imports plugins
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-NAME = re.compile(r"ca-([1-9][0-9]*)")
-
-
-def read(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read().strip()
-
-
-def complete(directory: str) -> list[int]:
-    """Returns the numbers of the authorities that are complete, the oldest first."""
-    names = os.listdir(directory) if os.path.isdir(directory) else []
-    numbers = [int(match.group(1)) for match in map(NAME.fullmatch, names) if match]
-    return sorted(number for number in numbers if os.path.exists(os.path.join(directory, f"ca-{number}", "ca.crt")))
-
-
-def clients(directory: str) -> list[str]:
-    """Returns the names of the clients that have a certificate."""
-    place = os.path.join(directory, "clients")
-    names = os.listdir(place) if os.path.isdir(place) else []
-    return sorted(name for name in names if os.path.exists(os.path.join(place, name, "client.crt")))
-
-
-def check_passphrase(path: str, passphrase: str) -> None:
-    """:raises AnsibleLookupError: the key isn't there, or the passphrase isn't the key's."""
-    try:
-        with open(path, "rb") as file:
-            load_pem_private_key(file.read(), passphrase.encode())
-    except (OSError, ValueError, TypeError) as error:
-        raise AnsibleLookupError(
-            f"dask_certificates_passphrase does not open {path} ({type(error).__name__}). Allowed: the passphrase that "
-            "the cluster's authority was made with. If it is lost, remove the authority's directory; the next run of "
-            "flotilla.dask.site makes a new one, and every host and client gets a new certificate."
-        ) from error
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.plugin_utils.authority import check_key, read
 
 
 def authorities(directory: str, passphrase: str | None) -> dict[str, t.Any]:
-    """Returns what the lookup returns for one directory."""
-    numbers = complete(directory)
-    issuer = NAME.fullmatch(os.path.basename(os.path.realpath(os.path.join(directory, "issuer"))))
-    issuing = int(issuer.group(1)) if issuer and int(issuer.group(1)) in numbers else 0
-    certificates = {number: read(os.path.join(directory, f"ca-{number}", "ca.crt")) for number in numbers}
-    if issuing and passphrase is not None:
-        check_passphrase(os.path.join(directory, f"ca-{issuing}", "ca.key"), passphrase)
-    return {
-        "numbers": numbers,
-        "issuer": issuing,
-        "certificate": certificates.get(issuing, ""),
-        "trusted": "\n".join(certificates.values()),
-        "clients": clients(directory),
-    }
+    """Returns what the lookup returns for one directory.
+
+    :raises AnsibleLookupError: the directory is refused, or its authority cannot issue with this passphrase.
+    """
+    try:
+        found = read(directory)
+        if found.issuer and passphrase is not None:
+            check_key(directory, found.issuer, passphrase)
+    except (DaskError, OSError) as error:
+        raise AnsibleLookupError(str(error)) from error
+    return found.as_dict()
 
 
 class LookupModule(LookupBase):
@@ -112,4 +76,4 @@ class LookupModule(LookupBase):
     ) -> list[dict[str, t.Any]]:
         self.set_options(var_options=variables, direct=kwargs)
         passphrase = self.get_option("passphrase")
-        return [authorities(os.path.expanduser(str(term)), passphrase) for term in terms]
+        return [authorities(os.path.abspath(os.path.expanduser(str(term))), passphrase) for term in terms]

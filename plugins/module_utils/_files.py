@@ -127,9 +127,10 @@ def _open_to_read(path: str) -> tuple[int, os.stat_result] | None:
     raise DaskError("{0} is refused: it is a link that leads to itself. Remove it.".format(path))
 
 
-def write_text(path: str, text: str, mode: int = 0o644) -> None:
+def write_text(path: str, text: str, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
     """Writes a file under a temporary name, then renames it: readers see the old or the new one, never half.
 
+    :param owner: Numbers of user and group; None for this process's. Nobody else can read the file before it has them.
     :raises DaskError: its directory is reached over a link that others may have made.
     """
     with opened_parent(path) as (parent, name):
@@ -141,8 +142,10 @@ def write_text(path: str, text: str, mode: int = 0o644) -> None:
             with open(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(descriptor)
+                if owner is not None:
+                    os.fchown(descriptor, *owner)
                 os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             os.unlink(temporary, dir_fd=parent)

@@ -27,19 +27,13 @@ PRIVATE_KEY = re.compile("-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", re.D
 
 
 @pytest.fixture(scope="session")
-def directory(inventory: str) -> Path:
-    """What the role keeps on the controller."""
-    return Path(inventory).parents[1] / "certificates"
-
-
-@pytest.fixture(scope="session")
-def bundle(ansible: Ansible, directory: Path) -> Path:
+def bundle(ansible: Ansible, certificates_directory: Path) -> Path:
     """The bundle of a client."""
     run = ansible.playbook("flotilla.dask.client", extra_vars={"dask_client_name": "alice"})
     assert run.ok, run.problems
     again = ansible.playbook("flotilla.dask.client", extra_vars={"dask_client_name": "alice"})
     assert (again.ok, again.changed) == (True, {})
-    return directory / "clients" / "alice"
+    return certificates_directory / "clients" / "alice"
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +120,7 @@ def test_a_user_without_a_certificate_is_told_how_to_get_one(ansible: Ansible, b
 
 
 def test_keys_are_on_their_own_host_alone_and_in_no_output(
-    ansible: Ansible, hosts: Hosts, directory: Path, cluster: Cluster
+    ansible: Ansible, hosts: Hosts, certificates_directory: Path, cluster: Cluster
 ) -> None:
     output = ansible.verbose_playbook("flotilla.dask.rotate_certificates")
     keys = {
@@ -136,23 +130,36 @@ def test_keys_are_on_their_own_host_alone_and_in_no_output(
     assert len(set(keys.values())) == 3
     assert "PRIVATE KEY" not in output
     assert PASSPHRASE not in output
-    written = "".join(path.read_text(errors="replace") for path in directory.rglob("*") if path.is_file())
+    written = "".join(path.read_text(errors="replace") for path in certificates_directory.rglob("*") if path.is_file())
     for name, key in keys.items():
         line = key.splitlines()[0]
         assert line not in output + written, name
         for other, host in hosts.group("all").items():
             count = host.check_output(f"grep --recursive --files-with-matches -e {line} /etc /opt/dask /tmp | wc -l")
             assert int(count) == (other == name), (name, other)
-    assert "ENCRYPTED PRIVATE KEY" in (directory / "issuer" / "ca.key").read_text()
+    assert "ENCRYPTED PRIVATE KEY" in (certificates_directory / "issuer" / "ca.key").read_text()
     assert cluster.state(wait=300)["health"] == "healthy"
 
 
+def test_a_controller_without_the_authority_is_refused_and_makes_none(ansible: Ansible, tmp_path: Path) -> None:
+    lost = tmp_path / "certificates"
+    for playbook in ("flotilla.dask.site", "flotilla.dask.client"):
+        variables = {"dask_certificates_directory": str(lost), "dask_client_name": "alice"}
+        run = ansible.playbook(playbook, extra_vars=variables)
+        assert (run.ok, run.changed) == (False, {})
+        assert f"dask_certificates_directory: '{lost}' is refused" in run.problems
+        assert "dask_certificates_new_authority=true" in run.problems
+    assert not lost.exists()
+
+
 def test_an_expired_certificate_is_said_and_renewed_by_the_next_run(
-    ansible: Ansible, hosts: Hosts, directory: Path, cluster: Cluster
+    ansible: Ansible, hosts: Hosts, certificates_directory: Path, cluster: Cluster
 ) -> None:
     scheduler = hosts["scheduler"]
     names = ["scheduler", str(scheduler.interface("eth0").addresses[0])]
-    expired = certificates.issue(certificates.load_authority(directory / "issuer", PASSPHRASE), names, days=-1)
+    expired = certificates.issue(
+        certificates.load_authority(certificates_directory / "issuer", PASSPHRASE), names, days=-1
+    )
     content = expired.key_text() + expired.certificate_text
     ansible.module("scheduler", "copy", dest="/etc/dask/main/tls/host.pem", content=content, owner="dask", mode="0400")
     scheduler.check_output("systemctl restart dask-main-scheduler")
@@ -165,24 +172,30 @@ def test_an_expired_certificate_is_said_and_renewed_by_the_next_run(
 
 
 def test_another_authority_takes_over_while_a_job_runs_also_after_the_rotation_was_killed(
-    ansible: Ansible, cluster: Cluster, bundle: Path, directory: Path, hosts: Hosts, held_job: str, tmp_path: Path
+    ansible: Ansible,
+    cluster: Cluster,
+    bundle: Path,
+    certificates_directory: Path,
+    hosts: Hosts,
+    held_job: str,
+    tmp_path: Path,
 ) -> None:
     for file in bundle.iterdir():
         (tmp_path / file.name).write_text(file.read_text())
-    issuer = (directory / "issuer").resolve().name
+    issuer = (certificates_directory / "issuer").resolve().name
     rotation = ansible.start("flotilla.dask.rotate_certificates", extra_vars=ROTATE)
     try:
-        wait_until(lambda: (directory / "issuer").resolve().name != issuer, "the new authority issues")
+        wait_until(lambda: (certificates_directory / "issuer").resolve().name != issuer, "the new authority issues")
         assert rotation.poll() is None
     finally:
         os.killpg(rotation.pid, signal.SIGKILL)
         rotation.wait()
-    assert len(list(directory.glob("ca-*"))) == 2
+    assert len(list(certificates_directory.glob("ca-*"))) == 2
 
     run = ansible.playbook("flotilla.dask.rotate_certificates", extra_vars=ROTATE)
     assert run.ok, run.problems
     assert cluster.release_job(held_job)["state"] == "finished"
-    assert len(list(directory.glob("ca-*"))) == 1
+    assert len(list(certificates_directory.glob("ca-*"))) == 1
     address = next(address for address in comm_addresses(hosts) if address.endswith(":8786"))
     authorities = (bundle / "ca.crt").read_text()
     assert talks(address, context_of(authorities, bundle))

@@ -168,6 +168,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "address": host.address,
         "tls": cluster.tls,
         "firewall": cluster.firewall,
+        "remove": cluster.remove,
         "directories": place.as_dict(),
         "writable": writable,
         "environment": {

@@ -30,6 +30,7 @@ NETWORKS = ("host", "bridge")
 ENDPOINT_MODES = ("dnsrr", "vip")
 SCOPES = (AUTO, "system", "user")
 MISMATCHES = ("refuse", "warn")
+REMOVALS = ("cluster", "all")
 METHODS = ("venv", "conda", "existing")
 DOWNLOADERS = ("host", "controller")
 PORT_KINDS = ("worker", "nanny", "dashboard")
@@ -207,8 +208,9 @@ class WorkerGroup:
 class Cluster:
     """What is the same on all hosts of a cluster.
 
-    ``firewall``: whether only whom the plan's ports are for reaches them. ``http_hosts``: the hosts, by name, that
-    dashboards and metrics are for: proxies and monitoring.
+    ``firewall``: whether only whom the plan's ports are for reaches them. ``remove``: what a teardown removes, the
+    ``cluster`` or ``all``. ``http_hosts``: the hosts, by name, that dashboards and metrics are for: proxies and
+    monitoring.
     """
 
     name: str
@@ -225,6 +227,7 @@ class Cluster:
     drain_seconds: int
     environment_mismatch: str
     firewall: bool
+    remove: str
     http_hosts: tuple[str, ...]
 
 
@@ -442,6 +445,7 @@ def read_cluster(reader: Reader) -> Cluster:
             "dask_environment_mismatch", get("dask_environment_mismatch", "refuse"), MISMATCHES
         ),
         firewall=reader.boolean("dask_firewall", get("dask_firewall", False)),
+        remove=reader.choice("dask_remove", get("dask_remove", "cluster"), REMOVALS),
         http_hosts=tuple(sorted({*get("dask_proxy_hosts", ()), *get("dask_monitoring_hosts", ())})),
     )
 

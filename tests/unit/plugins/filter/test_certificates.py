@@ -11,8 +11,9 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.flotilla.dask.plugins.filter.certificates import (
     certificate_due,
     certificate_problem,
-    subject_alternative_names,
+    unknown_authorities,
 )
+from ansible_collections.flotilla.dask.plugins.plugin_utils.authority import fingerprints
 
 NAMES = ["worker1", "10.0.0.5"]
 OURS = certificates.authority()
@@ -44,9 +45,14 @@ def test_a_certificate_for_other_names_is_replaced(names: list[str]) -> None:
     assert due(names=names) == "it is for other names"
 
 
-def test_where_there_is_none_or_no_authority_yet_one_is_issued() -> None:
+def test_where_there_is_none_one_is_issued() -> None:
     assert certificate_due("", OURS.certificate_text, NAMES, 30) == "there is none"
-    assert certificate_due(OURS.certificate_text, "", NAMES, 30) == "there is none"
+    assert certificate_due("", "", NAMES, 30) == "there is none"
+
+
+def test_of_a_certificate_that_is_there_nobody_says_that_there_is_none() -> None:
+    found = certificates.issue(OURS, NAMES).certificate_text
+    assert certificate_due(found, "", NAMES, 30) == "another authority issued it"
 
 
 def test_what_is_not_a_certificate_is_refused() -> None:
@@ -64,5 +70,14 @@ def test_a_certificate_that_browsers_would_refuse_is_refused_in_words() -> None:
     assert "without a passphrase" in certificate_problem(good.certificate_text, good.key_text("secret words"))
 
 
-def test_names_and_addresses_are_told_apart() -> None:
-    assert subject_alternative_names(["worker1", "10.0.0.5", "fd00::5"]) == ["DNS:worker1", "IP:10.0.0.5", "IP:fd00::5"]
+def test_a_host_that_trusts_none_of_the_known_authorities_is_named() -> None:
+    other, ours = certificates.authority(), OURS.certificate_text
+    trusted = {
+        "new": "",
+        "same": ours,
+        "rotating": other.certificate_text + "\n" + ours,
+        "foreign": other.certificate_text,
+        "damaged": "-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----",
+    }
+    assert unknown_authorities(trusted, fingerprints(ours)) == ["foreign"]
+    assert unknown_authorities(trusted, []) == ["same", "rotating", "foreign"]

@@ -148,6 +148,7 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
         "dask_worker_groups[0]: 'nprocs' is refused",
         "the keys name, processes, threads",
     ),
+    "something else to remove": ({"dask_remove": "some"}, "dask_remove: 'some' is refused", "one of cluster, all"),
     "unknown launcher": ({"dask_launcher": "upstart"}, "dask_launcher: 'upstart' is refused", "systemd, supervisor"),
     "unknown scope": ({"dask_scope": "root"}, "dask_scope: 'root' is refused", "auto, system, user"),
     "system without root": (
