@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
-from ansible_collections.flotilla.dask.plugins.module_utils._service import run, unit_states
+from ansible_collections.flotilla.dask.plugins.module_utils._service import NO_UNIT, run, unit_states
 
 DIRECTORY = "/etc/dask-firewall"
 """Of its own: it has to be there before networks are, which the directories of clusters may come from."""
@@ -31,8 +31,6 @@ RUNTIME = "/run/dask-firewall"
 
 UNITS = "/etc/systemd/system"
 BOOTED_BY_SYSTEMD = "/run/systemd/system"
-_MISSING_UNIT = 5
-"""Exit status of systemctl where there is no such unit to stop."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +264,7 @@ class FirewallTable:
     def _forget(self) -> None:
         """Stops the timer, and removes what only it needs."""
         units = [self.rollback + ".timer", self.rollback + ".service"]
-        run(["systemctl", "stop", *units], accept=(0, _MISSING_UNIT))
+        run(["systemctl", "stop", *units], accept=(0, NO_UNIT))
         run(["systemctl", "reset-failed", *units], accept=(0, 1))
         for path in (self.pending_path, self.rollback_path):
             with contextlib.suppress(FileNotFoundError):
@@ -284,7 +282,7 @@ class FirewallTable:
     def _states(self) -> dict[str, dict[str, str]]:
         """The properties of the unit and of the timer."""
         units = [self.unit, self.rollback + ".timer"]
-        return dict(zip(units, unit_states(units, "ActiveState", "UnitFileState")))
+        return unit_states(units, "ActiveState", "UnitFileState", "NeedDaemonReload")
 
     def _nft(self, *words: str) -> str:
         return run([self._nft_path(), *words])

@@ -60,6 +60,25 @@ options:
     type: list
     elements: str
     default: []
+  exclusive:
+    description:
+      - Whether this run is to be the only one that changes the cluster, from now on until it ends; meant for the host
+        of the scheduler. Another one that changes the cluster is waited for, or this one is refused.
+      - In check mode a run takes place beside others, with a warning.
+    type: bool
+    default: false
+  wait:
+    description: For how many seconds another run is waited for, with O(exclusive).
+    type: int
+    default: 0
+  run:
+    description: What identifies the run. The action plugin sets it.
+    type: str
+    default: ""
+  holder:
+    description: Who runs it, in words. The action plugin sets it.
+    type: str
+    default: ""
 extends_documentation_fragment:
   - flotilla.dask.attributes
   - flotilla.dask.attributes.info
@@ -83,6 +102,14 @@ ansible_facts:
       type: dict
       returned: success
       contains:
+        run:
+          description: What identifies the run that asked; see P(flotilla.dask.run#lookup).
+          type: str
+          returned: success
+        cluster:
+          description: The cluster that it asked for.
+          type: str
+          returned: success
         address:
           description: The address that the host's default route leaves from; empty if there is none.
           type: str
@@ -233,8 +260,14 @@ from ansible_collections.flotilla.dask.plugins.module_utils._files import read_t
 from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
 from ansible_collections.flotilla.dask.plugins.module_utils._interpreters import supported_interpreter
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform, libc_version
+from ansible_collections.flotilla.dask.plugins.module_utils._runs import (
+    become_the_only_run,
+    in_words,
+    other_run,
+    record_path,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import ACCOUNT, layout
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import ACCOUNT, Layout, layout
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 ENCRYPT = [
@@ -271,10 +304,14 @@ def address() -> str:
         return str(probe.getsockname()[0])
 
 
-def installed(options: dict[str, t.Any], root: bool) -> dict[str, str]:
-    """What the cluster has here already. The private key stays where it is."""
+def place_of(options: dict[str, t.Any], root: bool) -> Layout:
+    """Where the cluster's files are, or will be."""
     scope = options["scope"] if options["scope"] in ("system", "user") else "system" if root else "user"
-    place = layout(options["cluster"], scope, options["home"], user_directory())
+    return layout(options["cluster"], scope, options["home"], user_directory())
+
+
+def installed(place: Layout) -> dict[str, str]:
+    """What the cluster has here already. The private key stays where it is."""
     certificate = CERTIFICATE.search(read(place.identity))
     description = read_description(place.description) if os.path.exists(place.description) else {}
     return {
@@ -343,6 +380,17 @@ def encryption_problem() -> str:
     return outcome.stderr.strip() if outcome.returncode else ""
 
 
+def be_exclusive(module: AnsibleModule, record: str) -> None:
+    """:raises DaskError: another run changes the cluster."""
+    cluster, run = module.params["cluster"], module.params["run"]
+    if not module.check_mode:
+        become_the_only_run(record, cluster, run, module.params["holder"], module.params["wait"])
+        return
+    other = other_run(record, run)
+    if other:
+        module.warn("What this says may soon not be true: {0}".format(in_words(other, cluster)))
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -356,17 +404,28 @@ def main() -> None:
             "directories": {"type": "list", "elements": "str", "default": []},
             "paths": {"type": "list", "elements": "str", "default": []},
             "texts": {"type": "list", "elements": "str", "default": []},
+            "exclusive": {"type": "bool", "default": False},
+            "wait": {"type": "int", "default": 0},
+            "run": {"type": "str", "default": ""},
+            "holder": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     options: dict[str, t.Any] = module.params
+    root = os.geteuid() == 0
+    place = place_of(options, root)
+    record = record_path(options["cluster"], place.configuration, user_directory()) if options["exclusive"] else ""
     try:
+        if record:
+            # First of all, as what is found out is true only while no other run changes it.
+            be_exclusive(module, record)
         if options["environment_path"]:
             check_environment(options["environment_path"])
         account = pwd.getpwuid(os.geteuid())
-        root = account.pw_uid == 0
         others = [found for found in find_clusters(options["home"]) if found["cluster"] != options["cluster"]]
         facts = {
+            "run": options["run"],
+            "cluster": options["cluster"],
             "address": address(),
             "ipv6": os.path.exists("/proc/net/if_inet6"),
             "memory": memory(),
@@ -388,11 +447,12 @@ def main() -> None:
             "texts": {path: read_text(path) or "" for path in chain(*map(glob.glob, options["texts"]))},
             **(engine() if options["containers"] else {}),
             **({"swarm": swarm(), "encryption_problem": encryption_problem()} if options["swarm"] else {}),
-            **installed(options, root),
+            **installed(place),
         }
     except DaskError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, ansible_facts={"dask_host": facts})
+    kept = {"record": record} if record and not module.check_mode else {}
+    module.exit_json(changed=False, ansible_facts={"dask_host": facts}, **kept)
 
 
 if __name__ == "__main__":
