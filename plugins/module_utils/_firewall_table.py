@@ -38,7 +38,8 @@ class Observed:
     """What there is of a firewall.
 
     ``rules``: the text that is loaded at boot. ``in_force``: what nft lists of the table, and ``as_loaded``: what it
-    listed when those rules were loaded. ``unit``: the text of the unit that loads them; ``enabled``, ``active``: it is.
+    listed when those rules were loaded. ``unit``: the text of the unit that loads them; ``enabled``, ``active``: it is;
+    ``read``: systemd has read it as it is.
     ``unconfirmed``: rules wait to be confirmed or taken back. ``traces``: something is there at all. Texts are None for
     what isn't there.
     """
@@ -49,6 +50,7 @@ class Observed:
     unit: str | None = None
     enabled: bool = False
     active: bool = False
+    read: bool = True
     unconfirmed: bool = False
     traces: bool = False
 
@@ -76,6 +78,7 @@ def plan_present(rules: str, unit: str, observed: Observed) -> Plan:
     """Returns how to have exactly ``rules`` in force, now and after a reboot."""
     wrong = {
         "definition": observed.unit != unit,
+        "not read by systemd": not observed.read,
         "not enabled": not observed.enabled,
         "not started": not observed.active,
     }
@@ -177,6 +180,7 @@ class FirewallTable:
             unit=read_text(self.unit_path),
             enabled=states[self.unit].get("UnitFileState") == "enabled",
             active=states[self.unit].get("ActiveState") == "active",
+            read=states[self.unit].get("NeedDaemonReload") != "yes",
             unconfirmed=states[self.rollback + ".timer"].get("ActiveState") == "active",
             traces=in_force is not None or any(map(os.path.exists, paths)),
         )
@@ -240,7 +244,7 @@ class FirewallTable:
         """Has the rules loaded at boot, and counts them as loaded now."""
         if read_text(self.unit_path) != text:
             write_text(self.unit_path, text)
-            run(["systemctl", "daemon-reload"])
+        run(["systemctl", "daemon-reload"])
         run(["systemctl", "--quiet", "enable", self.unit])
         run(["systemctl", "start", self.unit])
 
@@ -254,7 +258,7 @@ class FirewallTable:
             run(["systemctl", "reset-failed", self.unit], accept=(0, 1))
         if self._listing() is not None:
             self._nft("delete", "table", "inet", self.table)
-        for path in (self.rules_path, self.loaded_path):
+        for path in (self.loaded_path, self.rules_path):  # by the last one the next run sees that something is left
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         for directory in (DIRECTORY, RUNTIME):

@@ -10,11 +10,14 @@ A launcher observes and applies; ``plan`` between them is pure, and feeds check 
 from __future__ import annotations
 
 import abc
+import contextlib
 import errno
+import glob
 import os
 import re
 import socket
 import subprocess
+import time
 import types
 import typing as t
 from dataclasses import dataclass, field
@@ -182,7 +185,8 @@ def runs_with(pid: int, definition: str) -> bool:
         return True
     if not any(each.startswith(_VARIABLES) for each in variables):
         return True
-    return any(each.startswith(_DEFINITION) and each in definition for each in variables)
+    told = [each[len(_DEFINITION) :] for each in variables if each.startswith(_DEFINITION)]
+    return any(each and each in definition for each in told)
 
 
 def unit_states(units: t.Sequence[str], *properties: str) -> dict[str, dict[str, str]]:
@@ -197,6 +201,43 @@ def unit_states(units: t.Sequence[str], *properties: str) -> dict[str, dict[str,
         for block in output.strip("\n").split("\n\n")  # systemctl separates units by an empty line
     ]
     return {block["Id"]: block for block in blocks if "Id" in block}
+
+
+def overdue(units: t.Mapping[str, t.Mapping[str, t.Sequence[str]]]) -> dict[str, str]:
+    """Returns what systemd's units wait for whose files a run has written that was interrupted: a restart, or a reload.
+
+    :param units: Names, each with patterns of the files that its process reads when it starts (``restart``), and when
+        it reloads (``reload``).
+    :returns: Those that run with something older than their files, with ``restart`` or ``reload``.
+    :raises DaskError: systemd refused to tell.
+    """
+    properties = ("ActiveState", "NeedDaemonReload", "FragmentPath", "DropInPaths")
+    times = {"restart": "ExecMainStartTimestampMonotonic", "reload": "StateChangeTimestampMonotonic"}
+    found = {}
+    for unit, state in unit_states(list(units), *properties, *times.values()).items():
+        if state.get("ActiveState") != "active" or unit not in units:
+            continue
+        own = [state.get("FragmentPath", ""), *state.get("DropInPaths", "").split()]
+        paths = {"restart": [*own, *_matching(units[unit].get("restart", ()))]}
+        paths["reload"] = _matching(units[unit].get("reload", ()))
+        late = [each for each in times if _is_newer(paths[each], int(state.get(times[each]) or 0) / 1e6)]
+        if late or state.get("NeedDaemonReload") == "yes":
+            found[unit] = "reload" if late == ["reload"] and state.get("NeedDaemonReload") != "yes" else "restart"
+    return found
+
+
+def _matching(patterns: t.Iterable[str]) -> list[str]:
+    return [path for pattern in patterns for path in glob.glob(pattern)]
+
+
+def _is_newer(paths: t.Iterable[str], moment: float) -> bool:
+    """Whether one of some files was written after a moment, in seconds of the monotonic clock."""
+    offset = time.time() - time.monotonic()
+    times = []
+    for path in filter(None, paths):
+        with contextlib.suppress(OSError):
+            times.append(os.stat(path).st_mtime - offset)
+    return bool(moment) and max(times, default=0.0) > moment
 
 
 def module_text(module: types.ModuleType) -> str:

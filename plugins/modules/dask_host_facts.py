@@ -60,6 +60,12 @@ options:
     type: list
     elements: str
     default: []
+  units:
+    description:
+      - Units of systemd that may run with something older than their files, as after a run that was interrupted. Each
+        has patterns of the files that its process reads when it starts, C(restart), and when it reloads, C(reload).
+    type: dict
+    default: {}
   exclusive:
     description:
       - Whether this run is to be the only one that changes the cluster, from now on until it ends; meant for the host
@@ -205,6 +211,10 @@ ansible_facts:
           description: What is in the files that match O(texts), by their paths.
           type: dict
           returned: success
+        overdue:
+          description: Those of O(units) that have to V(restart) or to V(reload) to run with their files as they are.
+          type: dict
+          returned: success
         account:
           description: Numbers of the account that system processes have and of its group, as C(998:998), or empty.
           type: str
@@ -257,7 +267,12 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import (
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text
-from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
+from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import (
+    BOOTED_BY_SYSTEMD,
+    UNITS,
+    find_nft,
+    has_traces,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils._interpreters import supported_interpreter
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform, libc_version
 from ansible_collections.flotilla.dask.plugins.module_utils._runs import (
@@ -266,7 +281,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._runs import (
     other_run,
     record_path,
 )
-from ansible_collections.flotilla.dask.plugins.module_utils._service import run
+from ansible_collections.flotilla.dask.plugins.module_utils._service import overdue, run
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import ACCOUNT, Layout, layout
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -302,6 +317,12 @@ def address() -> str:
         except OSError:
             return ""
         return str(probe.getsockname()[0])
+
+
+def overdue_units(units: dict[str, t.Any]) -> dict[str, str]:
+    """Asks systemd only of units that the collection has changed here."""
+    changed = {unit: each for unit, each in units.items() if glob.glob(os.path.join(UNITS, unit + "*"))}
+    return overdue(changed) if changed and os.path.isdir(BOOTED_BY_SYSTEMD) else {}
 
 
 def place_of(options: dict[str, t.Any], root: bool) -> Layout:
@@ -404,6 +425,7 @@ def main() -> None:
             "directories": {"type": "list", "elements": "str", "default": []},
             "paths": {"type": "list", "elements": "str", "default": []},
             "texts": {"type": "list", "elements": "str", "default": []},
+            "units": {"type": "dict", "default": {}},
             "exclusive": {"type": "bool", "default": False},
             "wait": {"type": "int", "default": 0},
             "run": {"type": "str", "default": ""},
@@ -442,6 +464,7 @@ def main() -> None:
             "account": account_numbers(ACCOUNT),
             "requests": importlib.util.find_spec("requests") is not None,
             "docker_sdk": importlib.util.find_spec("docker") is not None,
+            "overdue": overdue_units(options["units"]),
             "missing": [path for path in options["directories"] if not os.path.isdir(path)],
             "paths": {path: os.path.lexists(path) for path in options["paths"]},
             "texts": {path: read_text(path) or "" for path in chain(*map(glob.glob, options["texts"]))},

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._service import Plan, Wanted, plan, plan_stop, run, stamped
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
@@ -216,8 +217,8 @@ class Fuse:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, actions: int) -> None:
         self.left: int | None = actions
-        monkeypatch.setattr(supervisor, "run", self.before(supervisor.run))
-        monkeypatch.setattr(supervisor, "write_text", self.before(supervisor.write_text))
+        monkeypatch.setattr(supervisor, "run", self.before(run))
+        monkeypatch.setattr(supervisor, "write_text", self.before(write_text))
         monkeypatch.setattr(supervisor, "os", self)
         self.unlink = self.before(os.unlink)
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.flotilla.dask.plugins.module_utils import _service
+from ansible_collections.flotilla.dask.plugins.module_utils import _files, _service
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._service import Observed, Plan, Wanted, plan, plan_stop
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers import systemd
@@ -152,7 +152,7 @@ def make_host(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     for module in (systemd, _service):
         monkeypatch.setattr(module, "run", lambda *words, **options: hosts[-1].run(*words, **options))
     monkeypatch.setattr(systemd, "runs_with", lambda pid, definition: hosts[-1].runs_with(pid, definition))
-    monkeypatch.setattr(systemd, "write_text", act_first(systemd.write_text))
+    monkeypatch.setattr(systemd, "write_text", act_first(_files.write_text))
     monkeypatch.setattr(systemd, "os", Os())
 
     def make() -> Host:
