@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
-from ansible_collections.flotilla.dask.plugins.module_utils._service import run, unit_states
+from ansible_collections.flotilla.dask.plugins.module_utils._service import NO_UNIT, run, unit_states
 
 DIRECTORY = "/etc/dask-firewall"
 """Of its own: it has to be there before networks are, which the directories of clusters may come from."""
@@ -31,8 +31,6 @@ RUNTIME = "/run/dask-firewall"
 
 UNITS = "/etc/systemd/system"
 BOOTED_BY_SYSTEMD = "/run/systemd/system"
-_MISSING_UNIT = 5
-"""Exit status of systemctl where there is no such unit to stop."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,8 @@ class Observed:
     """What there is of a firewall.
 
     ``rules``: the text that is loaded at boot. ``in_force``: what nft lists of the table, and ``as_loaded``: what it
-    listed when those rules were loaded. ``unit``: the text of the unit that loads them; ``enabled``, ``active``: it is.
+    listed when those rules were loaded. ``unit``: the text of the unit that loads them; ``enabled``, ``active``: it is;
+    ``read``: systemd has read it as it is.
     ``unconfirmed``: rules wait to be confirmed or taken back. ``traces``: something is there at all. Texts are None for
     what isn't there.
     """
@@ -51,6 +50,7 @@ class Observed:
     unit: str | None = None
     enabled: bool = False
     active: bool = False
+    read: bool = True
     unconfirmed: bool = False
     traces: bool = False
 
@@ -78,6 +78,7 @@ def plan_present(rules: str, unit: str, observed: Observed) -> Plan:
     """Returns how to have exactly ``rules`` in force, now and after a reboot."""
     wrong = {
         "definition": observed.unit != unit,
+        "not read by systemd": not observed.read,
         "not enabled": not observed.enabled,
         "not started": not observed.active,
     }
@@ -179,6 +180,7 @@ class FirewallTable:
             unit=read_text(self.unit_path),
             enabled=states[self.unit].get("UnitFileState") == "enabled",
             active=states[self.unit].get("ActiveState") == "active",
+            read=states[self.unit].get("NeedDaemonReload") != "yes",
             unconfirmed=states[self.rollback + ".timer"].get("ActiveState") == "active",
             traces=in_force is not None or any(map(os.path.exists, paths)),
         )
@@ -242,7 +244,7 @@ class FirewallTable:
         """Has the rules loaded at boot, and counts them as loaded now."""
         if read_text(self.unit_path) != text:
             write_text(self.unit_path, text)
-            run(["systemctl", "daemon-reload"])
+        run(["systemctl", "daemon-reload"])
         run(["systemctl", "--quiet", "enable", self.unit])
         run(["systemctl", "start", self.unit])
 
@@ -256,7 +258,7 @@ class FirewallTable:
             run(["systemctl", "reset-failed", self.unit], accept=(0, 1))
         if self._listing() is not None:
             self._nft("delete", "table", "inet", self.table)
-        for path in (self.rules_path, self.loaded_path):
+        for path in (self.loaded_path, self.rules_path):  # by the last one the next run sees that something is left
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         for directory in (DIRECTORY, RUNTIME):
@@ -266,7 +268,7 @@ class FirewallTable:
     def _forget(self) -> None:
         """Stops the timer, and removes what only it needs."""
         units = [self.rollback + ".timer", self.rollback + ".service"]
-        run(["systemctl", "stop", *units], accept=(0, _MISSING_UNIT))
+        run(["systemctl", "stop", *units], accept=(0, NO_UNIT))
         run(["systemctl", "reset-failed", *units], accept=(0, 1))
         for path in (self.pending_path, self.rollback_path):
             with contextlib.suppress(FileNotFoundError):
@@ -284,7 +286,7 @@ class FirewallTable:
     def _states(self) -> dict[str, dict[str, str]]:
         """The properties of the unit and of the timer."""
         units = [self.unit, self.rollback + ".timer"]
-        return dict(zip(units, unit_states(units, "ActiveState", "UnitFileState")))
+        return unit_states(units, "ActiveState", "UnitFileState", "NeedDaemonReload")
 
     def _nft(self, *words: str) -> str:
         return run([self._nft_path(), *words])

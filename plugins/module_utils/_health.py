@@ -92,19 +92,29 @@ def _compare(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.An
     return absent, more
 
 
-def degradations(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+def degradations(
+    found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]], exactly: bool = True
+) -> list[str]:
     """Returns in words what keeps a cluster from being healthy; nothing, if it is.
 
     :param found: What ``workers`` returns.
     :param promised: What ``launch.promised_workers`` returns.
+    :param exactly: Whether workers beside the promised ones are a reason, too.
     """
     reasons = []
     hosts = {each["name"]: each["host"] for each in promised}
-    absent = missing(found, promised)
+    absent, surplus = _compare(found, promised)
+    addresses = {worker["name"]: worker["address"] for worker in found}
     if absent:
         listed = ", ".join("{0} (host {1})".format(name, hosts[name] or "any") for name in absent[:10])
         more = " and {0} more".format(len(absent) - 10) if len(absent) > 10 else ""
         reasons.append("{0} of {1} planned workers missing: {2}{3}".format(len(absent), len(promised), listed, more))
+    if surplus and exactly:
+        listed = ", ".join("{0} ({1})".format(name, addresses[name]) for name in surplus[:10])
+        more = " and {0} more".format(len(surplus) - 10) if len(surplus) > 10 else ""
+        reasons.append(
+            "{0} workers are not planned and take tasks all the same: {1}{2}".format(len(surplus), listed, more)
+        )
     ports = {each["name"]: each["dashboard"] for each in promised}
     for worker in found:
         name = worker["name"]

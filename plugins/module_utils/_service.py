@@ -10,17 +10,29 @@ A launcher observes and applies; ``plan`` between them is pure, and feeds check 
 from __future__ import annotations
 
 import abc
+import contextlib
 import errno
+import glob
 import os
 import re
 import socket
 import subprocess
+import time
 import types
 import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.flotilla.dask.plugins.module_utils._accounts import PATIENCE, Account
+from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+
+NO_UNIT = 5
+"""Exit status of systemctl where there is no such unit to stop."""
+PLACEHOLDER = "@definition@"
+"""What a template has where the digest of the definition itself is to be."""
+_VARIABLES = "FLOTILLA_"
+"""What the names of some environment variables of every process start with."""
+_DEFINITION = _VARIABLES + "DEFINITION="
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,8 @@ class Wanted:
 class Observed:
     """One process as it is.
 
-    ``running``: now, a process that is being stopped included; ``stopping``: being stopped, by whoever; ``enabled``: at
-    the next boot too.
+    ``definition``: that on disk if the process runs with it, else empty. ``running``: now, a process that is being
+    stopped included; ``stopping``: being stopped, by whoever; ``enabled``: at the next boot too.
     """
 
     definition: str
@@ -64,7 +76,8 @@ class Plan:
 def plan(wanted: t.Sequence[Wanted], observed: t.Mapping[str, Observed], restart_all: bool = False) -> Plan:
     """Returns how to get from ``observed`` to ``wanted``.
 
-    A process restarts only if its own definition changed, if it is being stopped, or with ``restart_all``.
+    A process restarts only if its own definition changed or is not the one that it runs with, if it is being stopped,
+    or with ``restart_all``.
     """
     changed = {
         process.name: process.definition
@@ -133,8 +146,10 @@ def check_ports(wanted: t.Iterable[Wanted], observed: t.Mapping[str, Observed], 
     :raises DaskError: an address isn't this host's, or a port is in use.
     """
     problems = []
-    stopping = " ".join(observed[name].definition for name in (*steps.remove, *steps.restart))
-    released = set(re.findall(r"\d+", stopping))
+    stopping = [observed[name].definition for name in (*steps.remove, *steps.restart)]
+    released = set(re.findall(r"\d+", " ".join(stopping)))
+    if any(observed[name].running and not observed[name].definition for name in (*steps.remove, *steps.restart)):
+        return  # which ports that process has is not known: it may be any
     for process in wanted:
         for address, port in process.listen:
             starts = process.name in steps.start
@@ -159,18 +174,77 @@ def check_ports(wanted: t.Iterable[Wanted], observed: t.Mapping[str, Observed], 
         raise DaskError("\n".join(problems))
 
 
-def unit_states(units: t.Sequence[str], *properties: str) -> list[dict[str, str]]:
-    """Returns properties of systemd's units, of each in the order asked for; systemctl separates them by an empty line.
+def stamped(text: str) -> str:
+    """Returns a rendered definition with its own digest, as a variable that tells what a process was started with."""
+    return text.replace(PLACEHOLDER, digest(text))
 
+
+def runs_with(pid: int, definition: str) -> bool:
+    """Returns whether a process was started with a definition, as far as its environment variables tell.
+
+    A process can change what the kernel says of them, but gains nothing by it: it is restarted, or goes on as it is.
+    One whose variables cannot be read, or that has overwritten them, is taken to run with the definition.
+    """
+    try:
+        with open("/proc/{0}/environ".format(pid), "rb") as file:
+            variables = os.fsdecode(file.read()).split("\0")
+    except OSError:
+        return True
+    if not any(each.startswith(_VARIABLES) for each in variables):
+        return True
+    told = [each[len(_DEFINITION) :] for each in variables if each.startswith(_DEFINITION)]
+    return any(each and each in definition for each in told)
+
+
+def unit_states(units: t.Sequence[str], *properties: str) -> dict[str, dict[str, str]]:
+    """Returns properties of systemd's units by their names.
+
+    :param units: Names, each of which the result has, and patterns for the names of units that are loaded.
     :raises DaskError: systemd refused to tell.
     """
-    if not units:
-        return []
-    output = run(["systemctl", "show", "--property=" + ",".join(properties), *units])
-    return [
+    output = run(["systemctl", "show", "--property=" + ",".join(("Id", *properties)), *units])
+    blocks = [
         dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        for block in output.strip("\n").split("\n\n")
+        for block in output.strip("\n").split("\n\n")  # systemctl separates units by an empty line
     ]
+    return {block["Id"]: block for block in blocks if "Id" in block}
+
+
+def overdue(units: t.Mapping[str, t.Mapping[str, t.Sequence[str]]]) -> dict[str, str]:
+    """Returns what systemd's units wait for whose files a run has written that was interrupted: a restart, or a reload.
+
+    :param units: Names, each with patterns of the files that its process reads when it starts (``restart``), and when
+        it reloads (``reload``).
+    :returns: Those that run with something older than their files, with ``restart`` or ``reload``.
+    :raises DaskError: systemd refused to tell.
+    """
+    properties = ("ActiveState", "NeedDaemonReload", "FragmentPath", "DropInPaths")
+    times = {"restart": "ExecMainStartTimestampMonotonic", "reload": "StateChangeTimestampMonotonic"}
+    found = {}
+    for unit, state in unit_states(list(units), *properties, *times.values()).items():
+        if state.get("ActiveState") != "active" or unit not in units:
+            continue
+        own = [state.get("FragmentPath", ""), *state.get("DropInPaths", "").split()]
+        paths = {"restart": [*own, *_matching(units[unit].get("restart", ()))]}
+        paths["reload"] = _matching(units[unit].get("reload", ()))
+        late = [each for each in times if _is_newer(paths[each], int(state.get(times[each]) or 0) / 1e6)]
+        if late or state.get("NeedDaemonReload") == "yes":
+            found[unit] = "reload" if late == ["reload"] and state.get("NeedDaemonReload") != "yes" else "restart"
+    return found
+
+
+def _matching(patterns: t.Iterable[str]) -> list[str]:
+    return [path for pattern in patterns for path in glob.glob(pattern)]
+
+
+def _is_newer(paths: t.Iterable[str], moment: float) -> bool:
+    """Whether one of some files was written after a moment, in seconds of the monotonic clock."""
+    offset = time.time() - time.monotonic()
+    times = []
+    for path in filter(None, paths):
+        with contextlib.suppress(OSError):
+            times.append(os.stat(path).st_mtime - offset)
+    return bool(moment) and max(times, default=0.0) > moment
 
 
 def module_text(module: types.ModuleType) -> str:

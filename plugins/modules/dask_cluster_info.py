@@ -71,8 +71,8 @@ cluster:
       returned: always
     health:
       description:
-        - V(healthy) if every planned worker is there and well, V(degraded) if not, V(unreachable) if no scheduler
-          answers.
+        - V(healthy) if exactly the planned workers are there and well, V(degraded) if not, V(unreachable) if no
+          scheduler answers. With O(workers) or O(hosts), workers that are not planned are no reason.
       type: str
       returned: always
     reasons:
@@ -206,7 +206,7 @@ def cluster_state(
     if hosts is not None:
         names = {each["name"] for each in promised}
         decisive = [worker for worker in found if worker["name"] in names]
-    reasons = _health.degradations(decisive, promised)
+    reasons = _health.degradations(decisive, promised, exactly=workers is None)
     if identity["difference"]:
         reasons.append("this host's {0}".format(identity["difference"]))
     if workers is not None and len(found) < workers:

@@ -69,6 +69,31 @@ options:
     type: list
     elements: str
     default: []
+  units:
+    description:
+      - Units of systemd that may run with something older than their files, as after a run that was interrupted. Each
+        has patterns of the files that its process reads when it starts, C(restart), and when it reloads, C(reload).
+    type: dict
+    default: {}
+  exclusive:
+    description:
+      - Whether this run is to be the only one that changes the cluster, from now on until it ends; meant for the host
+        of the scheduler. Another one that changes the cluster is waited for, or this one is refused.
+      - In check mode a run takes place beside others, with a warning.
+    type: bool
+    default: false
+  wait:
+    description: For how many seconds another run is waited for, with O(exclusive).
+    type: int
+    default: 0
+  run:
+    description: What identifies the run. The action plugin sets it.
+    type: str
+    default: ""
+  holder:
+    description: Who runs it, in words. The action plugin sets it.
+    type: str
+    default: ""
 extends_documentation_fragment:
   - flotilla.dask.attributes
   - flotilla.dask.attributes.info
@@ -92,6 +117,14 @@ ansible_facts:
       type: dict
       returned: success
       contains:
+        run:
+          description: What identifies the run that asked; see P(flotilla.dask.run#lookup).
+          type: str
+          returned: success
+        cluster:
+          description: The cluster that it asked for.
+          type: str
+          returned: success
         address:
           description: The address that the host's default route leaves from; empty if there is none.
           type: str
@@ -206,6 +239,10 @@ ansible_facts:
           description: What is in the files that match O(texts), by their paths.
           type: dict
           returned: success
+        overdue:
+          description: Those of O(units) that have to V(restart) or to V(reload) to run with their files as they are.
+          type: dict
+          returned: success
         account:
           description: Numbers of the account that system processes have and of its group, as C(998:998), or empty.
           type: str
@@ -264,11 +301,22 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import (
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text
-from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import find_nft, has_traces
+from ansible_collections.flotilla.dask.plugins.module_utils._firewall_table import (
+    BOOTED_BY_SYSTEMD,
+    UNITS,
+    find_nft,
+    has_traces,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils._host import Host
 from ansible_collections.flotilla.dask.plugins.module_utils._interpreters import supported_interpreter
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import host_platform, libc_version
-from ansible_collections.flotilla.dask.plugins.module_utils._service import run
+from ansible_collections.flotilla.dask.plugins.module_utils._runs import (
+    become_the_only_run,
+    in_words,
+    other_run,
+    record_path,
+)
+from ansible_collections.flotilla.dask.plugins.module_utils._service import overdue, run
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import (
     ACCOUNT,
     Layout,
@@ -319,6 +367,12 @@ def address() -> str:
         except OSError:
             return ""
         return str(probe.getsockname()[0])
+
+
+def overdue_units(units: dict[str, t.Any]) -> dict[str, str]:
+    """Asks systemd only of units that the collection has changed here."""
+    changed = {unit: each for unit, each in units.items() if glob.glob(os.path.join(UNITS, unit + "*"))}
+    return overdue(changed) if changed and os.path.isdir(BOOTED_BY_SYSTEMD) else {}
 
 
 def is_systems(options: dict[str, t.Any]) -> bool:
@@ -438,6 +492,17 @@ def encryption_problem() -> str:
     return outcome.stderr.strip() if outcome.returncode else ""
 
 
+def be_exclusive(module: AnsibleModule, record: str) -> None:
+    """:raises DaskError: another run changes the cluster."""
+    cluster, run = module.params["cluster"], module.params["run"]
+    if not module.check_mode:
+        become_the_only_run(record, cluster, run, module.params["holder"], module.params["wait"])
+        return
+    other = other_run(record, run)
+    if other:
+        module.warn("What this says may soon not be true: {0}".format(in_words(other, cluster)))
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -453,13 +518,22 @@ def main() -> None:
             "removes": {"type": "bool", "default": False},
             "paths": {"type": "list", "elements": "str", "default": []},
             "texts": {"type": "list", "elements": "str", "default": []},
+            "units": {"type": "dict", "default": {}},
+            "exclusive": {"type": "bool", "default": False},
+            "wait": {"type": "int", "default": 0},
+            "run": {"type": "str", "default": ""},
+            "holder": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     options: dict[str, t.Any] = module.params
+    place = place_of(options)
+    record = record_path(options["cluster"], place.configuration, user_directory()) if options["exclusive"] else ""
     try:
-        place = place_of(options)
         directories = [posixpath.normpath(path) for path in options["directories"]]
+        if record:
+            # First of all, as what is found out is true only while no other run changes it.
+            be_exclusive(module, record)
         if options["environment_path"]:
             check_environment(options["environment_path"], is_systems(options))
         account = pwd.getpwuid(os.geteuid())
@@ -469,6 +543,8 @@ def main() -> None:
             module.warn(problem)
         others = [found for found in clusters if found["cluster"] != options["cluster"]]
         facts = {
+            "run": options["run"],
+            "cluster": options["cluster"],
             "address": address(),
             "ipv6": os.path.exists("/proc/net/if_inet6"),
             "memory": memory(),
@@ -485,6 +561,7 @@ def main() -> None:
             "account": account_numbers(ACCOUNT),
             "requests": importlib.util.find_spec("requests") is not None,
             "docker_sdk": importlib.util.find_spec("docker") is not None,
+            "overdue": overdue_units(options["units"]),
             "missing": [path for path in directories if not os.path.isdir(path)],
             "real_paths": {path: os.path.realpath(path) for path in directories},
             "paths": {path: os.path.lexists(path) for path in options["paths"]},
@@ -496,7 +573,8 @@ def main() -> None:
         }
     except DaskError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, ansible_facts={"dask_host": facts})
+    kept = {"record": record} if record and not module.check_mode else {}
+    module.exit_json(changed=False, ansible_facts={"dask_host": facts}, **kept)
 
 
 if __name__ == "__main__":

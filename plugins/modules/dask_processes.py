@@ -17,6 +17,8 @@ description:
     however many they are.
   - Defines each process for the launcher, starts what doesn't run, restarts what changed and nothing else, and removes
     what is no longer planned.
+  - Under systemd and supervisor, a process that runs with another definition than the one on disk restarts too; a run
+    that was interrupted leaves such processes.
   - Refuses to start a process whose ports are taken, where Dask would silently serve on others.
 options:
   cluster:
@@ -124,6 +126,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     diff,
     plan,
     plan_stop,
+    stamped,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.docker import Docker
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.supervisor import Supervisor
@@ -150,7 +153,7 @@ def wanted_processes(options: dict[str, t.Any]) -> list[Wanted]:
     return [
         Wanted(
             name=process["name"],
-            definition=process["definition"],
+            definition=stamped(process["definition"]),
             listen=tuple((process["listen"][purpose], int(port)) for purpose, port in process["ports"].items()),
         )
         for process in options["processes"]

@@ -176,3 +176,31 @@ def test_the_controller_is_killed_while_a_host_is_drained(ansible: Ansible, host
     back = ansible.playbook("flotilla.dask.drain", "--limit", "worker1", extra_vars={"dask_drain_state": "back"})
     assert back.ok, back.problems
     assert healthy(cluster)
+
+
+def test_a_run_was_killed_before_systemd_was_told_and_two_runs_meet(
+    ansible: Ansible, hosts: Hosts, cluster: Cluster
+) -> None:
+    host = hosts["worker1"]
+    unit = "/etc/systemd/system/dask-main-worker-small-0.service"
+    # The process is started with an older file, and systemd is not told of the newer one.
+    host.check_output(f"cp -p {unit} /root/unit && sed -i 's/^Environment=FLOTILLA_DEFINITION=.*/&0/' {unit}")
+    host.check_output("systemctl daemon-reload && systemctl restart dask-main-worker-small-0")
+    host.check_output(f"mv /root/unit {unit} && touch {unit}")
+    assert healthy(cluster)
+    old = {process: cluster.main_pid("worker1", process) for process in (WORKER, "worker-small-1")}
+    first = ansible.start("flotilla.dask.site", extra_vars={})
+    record = "ls /run/flotilla-dask/*.json"
+    wait_until(lambda: hosts["scheduler"].run(record).succeeded or first.poll() is not None, "the run has begun")
+    second = ansible.playbook("flotilla.dask.site")
+    assert not second.ok
+    assert "another run has been changing the cluster 'main' since" in second.problems
+    assert first.wait() == 0
+    new = {process: cluster.main_pid("worker1", process) for process in old}
+    assert new[WORKER] != old[WORKER]
+    assert new["worker-small-1"] == old["worker-small-1"]
+    assert host.check_output(f"systemctl show --property NeedDaemonReload {WORKERS}").split() == 3 * [
+        "NeedDaemonReload=no"
+    ]
+    wait_until(lambda: hosts["scheduler"].run(record).failed, "the record has gone with the run")
+    assert ansible.playbook("flotilla.dask.site").changed == {}

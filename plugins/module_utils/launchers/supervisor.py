@@ -6,19 +6,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
+import re
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.flotilla.dask.plugins.module_utils._accounts import Account, start_time
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
-from ansible_collections.flotilla.dask.plugins.module_utils._service import Launcher, Observed, Plan, run
+from ansible_collections.flotilla.dask.plugins.module_utils._service import Launcher, Observed, Plan, run, runs_with
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN, wait_for
 
-STOPPING = "STOPPING"
-RUNNING = ("STARTING", "RUNNING", "BACKOFF", STOPPING)
+STOPPING, BACKOFF = "STOPPING", "BACKOFF"
+RUNNING = ("STARTING", "RUNNING", BACKOFF, STOPPING)
 NO_DAEMON = 4
 """supervisorctl's exit status where nothing answers on the socket (LSB: status unknown)."""
 NOT_ALL_RUNNING = 3
@@ -29,6 +31,19 @@ STOPS_AT_ONCE = 32
 SCHEDULER = "scheduler"
 CONTROL_SECONDS = 60.0
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER")
+
+
+SHUTTING_DOWN = "SHUTDOWN_STATE"
+"""What supervisorctl says of a daemon that is ending its programs, and then itself."""
+STATUS = re.compile(r"(?P<name>\S+) +(?P<word>[A-Z]+)\b( +pid (?P<pid>\d+),)?")
+"""A line of 'supervisorctl status'."""
+
+
+class State(t.NamedTuple):
+    """What the daemon says of a program: its word for the state, and the number of the process, 0 without one."""
+
+    word: str
+    pid: int = 0
 
 
 class Supervisor(Launcher):
@@ -55,17 +70,12 @@ class Supervisor(Launcher):
         return bool(self.daemon_definition) and read_text(self.configuration) != self.daemon_definition
 
     def observe(self) -> dict[str, Observed]:
-        states = self._running() or {}
+        states = self._states() or {}
         paths = glob.glob(os.path.join(glob.escape(self.programs), self.kind + "*.conf"))
-        names = sorted(os.path.basename(path)[: -len(".conf")] for path in paths)
-        return {
-            name: Observed(
-                definition=read_text(self._path(name)) or "",
-                running=name in states,
-                stopping=states.get(name) == STOPPING,
-            )
-            for name in names
-        }
+        on_disk = {os.path.basename(path)[: -len(".conf")] for path in paths}
+        # A program without a file is what a removal left that was interrupted.
+        names = sorted(on_disk | {name for name in states if name.startswith(self.kind)})
+        return {name: self._observed(name, states.get(name, State("STOPPED"))) for name in names}
 
     def apply(self, steps: Plan) -> None:
         # What drains does so at the same time, where supervisor would stop one after the other.
@@ -77,14 +87,18 @@ class Supervisor(Launcher):
         account.run(lambda: os.makedirs(self.logs, exist_ok=True))
         for name, definition in steps.write.items():
             write_text(self._path(name), definition)
+        if not set(os.listdir(self.programs)) - {os.path.basename(self._path(name)) for name in steps.remove}:
+            # Before the last file goes, without which the next run would not look for a daemon.
+            self._stop_daemon()
         for name in steps.remove:
-            os.unlink(self._path(name))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(name))
         if self.outdated():
             self._stop_daemon()
             write_text(self.configuration, self.daemon_definition)
         if not os.listdir(self.programs):
-            self._stop_daemon()
-        elif self._running() is None:
+            return
+        if self._running() is None:
             run(
                 [os.path.join(self.commands, "supervisord"), "-c", self.configuration],
                 environment=_plain(account.environment()),
@@ -98,6 +112,13 @@ class Supervisor(Launcher):
             stopped = [name for name in (*steps.start, *steps.restart) if name not in running]
             if stopped:
                 self._control("start", *stopped)
+
+    def _observed(self, name: str, state: State) -> Observed:
+        definition = read_text(self._path(name)) or ""
+        running = state.word in RUNNING
+        # Between two attempts to start it there is no process to ask: it may have failed with an older definition.
+        known = runs_with(state.pid, definition) if state.pid else state.word != BACKOFF
+        return Observed(definition=definition if known else "", running=running, stopping=state.word == STOPPING)
 
     def _stop_daemon(self) -> None:
         """Stops the daemon with all its programs, workers before their scheduler, and waits until it is gone."""
@@ -128,14 +149,29 @@ class Supervisor(Launcher):
 
     def _running(self) -> dict[str, str] | None:
         """The states of the programs that run or are being stopped, or None where no daemon does."""
+        states = self._states()
+        return None if states is None else {name: each.word for name, each in states.items() if each.word in RUNNING}
+
+    def _states(self) -> dict[str, State] | None:
+        """The states of all programs that the daemon knows, or None where no daemon runs."""
         if self.account is None or not os.path.exists(self.configuration):
             return None
-        output = self._control("status", accept=(0, NOT_ALL_RUNNING, NO_DAEMON))
-        words = [line.split() for line in output.splitlines()]
-        states = {line[0]: line[1] for line in words if len(line) > 1 and line[1].isupper()}
-        if not states and ("no such file" in output or "refused" in output):
+        output = self._status()
+        if SHUTTING_DOWN in output:  # as a run told it that was interrupted
+            wait_for(lambda: SHUTTING_DOWN not in self._status(), LONGEST_STOP, "supervisord to stop")
             return None
-        return {name: state for name, state in states.items() if state in RUNNING}
+        lines = [line for line in map(STATUS.match, output.splitlines()) if line]
+        if not lines and ("no such file" in output or "refused" in output):
+            return None
+        return {line["name"]: State(line["word"], int(line["pid"] or 0)) for line in lines}
+
+    def _status(self) -> str:
+        try:
+            return self._control("status", accept=(0, NOT_ALL_RUNNING, NO_DAEMON))
+        except DaskError as error:
+            if SHUTTING_DOWN in str(error):
+                return SHUTTING_DOWN
+            raise
 
     def _control(self, *words: str, accept: tuple[int, ...] = (0,)) -> str:
         return run(

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 import glob
 import os
+import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
-from ansible_collections.flotilla.dask.plugins.module_utils._service import Launcher, Observed, Plan, run, unit_states
+from ansible_collections.flotilla.dask.plugins.module_utils._service import (
+    NO_UNIT,
+    Launcher,
+    Observed,
+    Plan,
+    run,
+    runs_with,
+    unit_states,
+)
 
 STOPPED = ("inactive", "failed")
 STOPPING = "deactivating"
@@ -28,31 +37,31 @@ class Systemd(Launcher):
         self.kind = kind
 
     def observe(self) -> dict[str, Observed]:
-        paths = glob.glob(os.path.join(glob.escape(self.directory), self._unit(self.kind + "*")))
-        start, end = self._unit("*").split("*")
-        names = sorted(os.path.basename(path)[len(start) : -len(end)] for path in paths)
-        states = dict(zip(names, unit_states(list(map(self._unit, names)), "ActiveState", "UnitFileState")))
-        return {
-            name: Observed(
-                definition=read_text(self._path(name)) or "",
-                running=states[name].get("ActiveState") not in STOPPED,
-                stopping=states[name].get("ActiveState") == STOPPING,
-                enabled=states[name].get("UnitFileState") == "enabled",
-            )
-            for name in names
-        }
+        pattern = self._unit(self.kind + "*")
+        paths = glob.glob(os.path.join(glob.escape(self.directory), pattern))
+        on_disk = set(map(os.path.basename, paths))
+        states = unit_states([*sorted(on_disk), pattern], "ActiveState", "UnitFileState", "NeedDaemonReload", "MainPID")
+        # A unit without a file is what a removal left that was interrupted; one that only others name is not active.
+        units = sorted(unit for unit, each in states.items() if unit in on_disk or each["ActiveState"] != "inactive")
+        return {self._name(unit): self._observed(unit, states[unit]) for unit in units}
 
     def apply(self, steps: Plan) -> None:
+        # Whatever this is interrupted between, the next run observes what is left to do: a file that systemd has not
+        # read, a process that was started with another one, a unit that is not enabled or does not run.
         if steps.stop:
             run(["systemctl", "stop", *map(self._unit, steps.stop)])
+        if steps == Plan(stop=steps.stop):
+            return
         if steps.remove:
-            run(["systemctl", "disable", "--now", *map(self._unit, steps.remove)])
-            for name in steps.remove:
-                os.unlink(self._path(name))
+            run(["systemctl", "stop", *map(self._unit, steps.remove)], accept=(0, NO_UNIT))
+        on_disk = [name for name in steps.remove if os.path.lexists(self._path(name))]
+        if on_disk:
+            run(["systemctl", "disable", *map(self._unit, on_disk)])
+        for name in on_disk:
+            os.unlink(self._path(name))
         for name, definition in steps.write.items():
             write_text(self._path(name), definition)
-        if steps.write or steps.remove:
-            run(["systemctl", "daemon-reload"])
+        run(["systemctl", "daemon-reload"])
         if steps.remove:
             run(["systemctl", "reset-failed", *map(self._unit, steps.remove)], accept=(0, 1))
         if steps.enable:
@@ -62,6 +71,21 @@ class Systemd(Launcher):
             run(["systemctl", "stop", *map(self._unit, steps.restart)])
         if steps.restart or steps.start:
             run(["systemctl", "start", *map(self._unit, (*steps.restart, *steps.start))])
+
+    def _observed(self, unit: str, state: t.Mapping[str, str]) -> Observed:
+        definition = read_text(os.path.join(self.directory, unit)) or ""
+        pid = int(state.get("MainPID") or 0)
+        is_read = state.get("NeedDaemonReload") != "yes"
+        return Observed(
+            definition=definition if is_read and (not pid or runs_with(pid, definition)) else "",
+            running=state["ActiveState"] not in STOPPED,
+            stopping=state["ActiveState"] == STOPPING,
+            enabled=state.get("UnitFileState") == "enabled",
+        )
+
+    def _name(self, unit: str) -> str:
+        start, end = self._unit("*").split("*")
+        return unit[len(start) : -len(end)]
 
     def _unit(self, name: str) -> str:
         return "dask-{0}-{1}.service".format(self.cluster, name)

@@ -76,5 +76,9 @@ def test_what_roles_look_for_on_a_host_is_what_the_plan_asks_it() -> None:
         *re.findall(r"'(/[^']+)'", found["_dask_proxy_traefik"]),
     }
     directory = found["_dask_proxy_directory"]
+    assert found["_dask_common_units"] == {
+        Path(found["_dask_proxy_unit"]).name: {"restart": [f"{directory}/traefik.yml"]},
+        unit: {"reload": [f"{found['_dask_monitoring_directory']}/{each}" for each in ("*.yml", "*/*.yml")]},
+    }
     certificate = found["_dask_proxy_certificate"].replace("{{ _dask_proxy_directory }}", directory)
     assert set(found["_dask_common_texts"]) == {f"{directory}/*.json", certificate}

@@ -56,7 +56,7 @@ def test_only_what_is_in_force_as_it_was_loaded_and_confirmed_is_not_loaded_agai
 
 @given(STATES)
 def test_the_unit_is_mended_exactly_where_it_is_wrong(observed: Observed) -> None:
-    right = (observed.unit, observed.enabled, observed.active) == (UNIT, True, True)
+    right = (observed.unit, observed.enabled, observed.active, observed.read) == (UNIT, True, True, True)
     assert bool(plan_present(RULES, UNIT, observed).unit) == (not right)
 
 

@@ -89,9 +89,19 @@ def test_a_worker_that_is_silent_for_less_than_half_a_minute_is_well() -> None:
     assert reasons(alpha_cpu_1={"last_seen": NOW - 29}) == []
 
 
-def test_a_worker_that_nobody_promised_is_no_reason() -> None:
+def test_workers_that_nobody_promised_are_named_with_where_they_are() -> None:
     found = _health.workers(identity(), NOW)
-    assert _health.degradations(found, []) == []
+    (reason,) = _health.degradations(found, [each for each in PROMISED if each["host"] != "beta"])
+    (stranger,) = [each for each in found if each["name"].startswith("beta")]
+    assert reason == f"1 workers are not planned and take tasks all the same: beta-cpu-0 ({stranger['address']})"
+    (reason,) = _health.degradations([{**stranger, "name": f"x-{number:02d}"} for number in range(12)], [])
+    assert reason.startswith("12 workers are not planned")
+    assert reason.endswith(") and 2 more")
+
+
+def test_where_only_a_number_of_workers_counts_any_of_them_do() -> None:
+    found = _health.workers(identity(), NOW)
+    assert _health.degradations(found, [], exactly=False) == []
 
 
 def test_of_many_missing_workers_ten_are_named_and_the_others_counted() -> None:

@@ -6,13 +6,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import time
 import typing as t
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.flotilla.dask.plugins.module_utils import _service
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     Observed,
@@ -20,9 +25,12 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     Wanted,
     check_ports,
     diff,
+    overdue,
     plan,
     plan_stop,
     run,
+    runs_with,
+    stamped,
 )
 
 NAMES = st.sampled_from(["scheduler", "worker-cpu-0", "worker-cpu-1", "worker-gpu-0"])
@@ -188,3 +196,77 @@ def test_a_command_that_fails_says_its_status_and_its_last_words() -> None:
 def test_a_command_that_is_not_there_is_named() -> None:
     with pytest.raises(DaskError, match="/nowhere/supervisord cannot be run"):
         run(["/nowhere/supervisord"])
+
+
+@pytest.mark.parametrize(
+    ("written", "needs_reload", "expected"),
+    [
+        ({}, "no", ""),
+        ({"unit": 5}, "no", "restart"),
+        ({"drop-in": 5}, "no", "restart"),
+        ({"start.yml": 5}, "no", "restart"),
+        ({"reload.yml": 5}, "no", ""),
+        ({"reload.yml": 15}, "no", "reload"),
+        ({"reload.yml": 15, "unit": 5}, "no", "restart"),
+        ({}, "yes", "restart"),
+    ],
+)
+def test_a_unit_that_runs_with_something_older_than_its_files_is_overdue(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    written: dict[str, float],
+    needs_reload: str,
+    expected: str,
+) -> None:
+    started = time.monotonic() - 1000
+    for name in ("unit", "drop-in", "start.yml", "reload.yml"):
+        path = tmp_path / name
+        path.touch()
+        moment = time.time() - 1000 + written.get(name, -100)
+        os.utime(path, (moment, moment))
+    shown = {
+        "Id": "a.service",
+        "ActiveState": "active",
+        "NeedDaemonReload": needs_reload,
+        "FragmentPath": f"{tmp_path}/unit",
+        "DropInPaths": f"{tmp_path}/drop-in",
+        "ExecMainStartTimestampMonotonic": f"{started * 1e6:.0f}",
+        "StateChangeTimestampMonotonic": f"{(started + 10) * 1e6:.0f}",
+    }
+    output = "".join(f"{key}={value}\n" for key, value in shown.items())
+    units = {"a.service": {"restart": [f"{tmp_path}/start*"], "reload": [f"{tmp_path}/reload*"]}}
+    monkeypatch.setattr(_service, "run", lambda _argv: output)
+    assert overdue(units) == ({"a.service": expected} if expected else {})
+    monkeypatch.setattr(_service, "run", lambda _argv: output.replace("=active", "=inactive"))
+    assert overdue(units) == {}
+
+
+def environ(text: str) -> t.Iterator[int]:
+    """A process with these variables, and no others."""
+    pairs = dict(each.split("=", 1) for each in text.split())
+    with subprocess.Popen(["sleep", "1000"], executable="/bin/sleep", env=pairs) as process:
+        yield process.pid
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ("FLOTILLA_DEFINITION={}", True),
+        ("FLOTILLA_DEFINITION=0123456789ab", False),
+        ("FLOTILLA_ENVIRONMENT=dask-1", False),  # of a version that did not write it
+        ("HOME=/", True),  # overwritten by setproctitle
+    ],
+)
+def test_a_process_says_which_definition_it_was_started_with(variables: str, expected: bool) -> None:
+    definition = stamped("Environment=FLOTILLA_DEFINITION=@definition@\nExecStart=sleep 1000\n")
+    digest = definition.split("=", 2)[2].splitlines()[0]
+    for pid in environ(variables.format(digest)):
+        assert runs_with(pid, definition) is expected
+    assert runs_with(pid, definition)  # gone: nothing is known of it
+    assert stamped("no placeholder") == "no placeholder"
+
+
+def test_while_the_ports_of_a_process_are_not_known_none_counts_as_taken(taken: tuple[str, int]) -> None:
+    old = {"worker-cpu-0": Observed("")}
+    check([Wanted("worker-cpu-0", "a", (("127.0.0.1", free_port()),)), Wanted("worker-cpu-1", "b", (taken,))], old)

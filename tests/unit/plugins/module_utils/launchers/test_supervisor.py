@@ -18,13 +18,16 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.flotilla.dask.plugins.module_utils._accounts import this_account
-from ansible_collections.flotilla.dask.plugins.module_utils._service import Plan, Wanted, plan, plan_stop, run
+from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._service import Plan, Wanted, plan, plan_stop, run, stamped
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import layout
+from ansible_collections.flotilla.dask.plugins.module_utils.launchers import supervisor
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.supervisor import Supervisor
 
 SECONDS = 20.0
 GREETING = "50% #1 ; é"
+ENVIRONMENT = {"GREETING": GREETING, "FLOTILLA_ENVIRONMENT": "dask-1"}
 
 
 class Daemon:
@@ -51,18 +54,23 @@ class Daemon:
     def ensure(self, kind: str, programs: t.Mapping[str, t.Sequence[str]]) -> Plan:
         """Makes ``programs`` run, each a name and its command line, and returns what that took."""
         launcher = self.launcher(kind)
-        wanted = [
-            Wanted(name, self.render("supervisor.program.conf.j2", dask_common_plan=self.plan, process=process))
-            for name, process in (
-                (name, {"name": name, "argv": argv, "environment": {"GREETING": GREETING}, "stop_seconds": 20})
-                for name, argv in programs.items()
-            )
-        ]
+        wanted = self.wanted(programs)
         observed = launcher.observe()
         steps = plan(wanted, observed, restart_all=launcher.outdated())
         if steps:
             launcher.apply(steps)
         return steps
+
+    def wanted(self, programs: t.Mapping[str, t.Sequence[str]]) -> list[Wanted]:
+        return [
+            Wanted(
+                name, stamped(self.render("supervisor.program.conf.j2", dask_common_plan=self.plan, process=process))
+            )
+            for name, process in (
+                (name, {"name": name, "argv": argv, "environment": ENVIRONMENT, "stop_seconds": 20})
+                for name, argv in programs.items()
+            )
+        ]
 
     def pid(self) -> int:
         return int(self.pid_file.read_text())
@@ -199,6 +207,91 @@ def test_a_program_that_somebody_is_stopping_already_is_waited_for(daemon: Daemo
         stopped.result()
     assert (tmp_path / "ended").exists()
     assert daemon.ensure("worker", programs) == Plan(start=("worker-0",))
+    daemon.programs("worker-0")
+
+
+class Killed(BaseException):
+    """The run ends here, without a chance to tidy up."""
+
+
+class Fuse:
+    """Lets a launcher change that many files and give that many commands, and kills its run then."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, actions: int) -> None:
+        self.left: int | None = actions
+        monkeypatch.setattr(supervisor, "run", self.before(run))
+        monkeypatch.setattr(supervisor, "write_text", self.before(write_text))
+        monkeypatch.setattr(supervisor, "os", self)
+        self.unlink = self.before(os.unlink)
+
+    def __getattr__(self, name: str) -> t.Any:
+        return getattr(os, name)
+
+    def before(self, change: t.Callable[..., t.Any]) -> t.Callable[..., t.Any]:
+        def call(*arguments: t.Any, **options: t.Any) -> t.Any:
+            if self.left is not None and "status" not in arguments[0]:
+                self.left -= 1
+                if self.left < 0:
+                    raise Killed
+            return change(*arguments, **options)
+
+        return call
+
+
+@pytest.mark.parametrize("actions", [4, 5], ids=["files are written", "and removed"])
+def test_the_run_after_one_that_was_killed_before_the_daemon_was_told_ends_where_that_would_have(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, actions: int
+) -> None:
+    daemon.ensure("worker", {"worker-0": ["sleep", "1000"], "worker-1": ["sleep", "1000"]})
+    old = daemon.programs("worker-0", "worker-1")
+    after = {"worker-1": ["sleep", "2000"], "worker-2": ["sleep", "1000"]}
+    fuse = Fuse(monkeypatch, actions)
+    with pytest.raises(Killed):
+        daemon.ensure("worker", after)
+    fuse.left = None
+    daemon.ensure("worker", after)
+    new = daemon.programs(*after)
+    assert new["worker-1"] != old["worker-1"]
+    assert Path("/proc", str(new["worker-1"]), "cmdline").read_text().split("\0")[-2] == "2000"
+    assert not daemon.ensure("worker", after)
+
+
+@pytest.mark.parametrize("actions", [1, 2], ids=["programs are stopped", "the daemon is told to stop"])
+def test_a_removal_that_was_killed_is_completed_by_the_next_run(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, actions: int
+) -> None:
+    daemon.ensure("worker", {"worker-0": ["sleep", "1000"]})
+    pid = daemon.pid()
+    fuse = Fuse(monkeypatch, actions)
+    with pytest.raises(Killed):
+        daemon.ensure("worker", {})
+    fuse.left = None
+    assert daemon.ensure("worker", {}).remove == ("worker-0",)
+    wait_for(lambda: not lives(pid), SECONDS, "the daemon to be gone")
+    assert not daemon.ensure("worker", {})
+
+
+def test_a_process_restarts_that_the_daemon_started_with_an_older_definition_than_the_one_on_disk(
+    daemon: Daemon,
+) -> None:
+    daemon.ensure("worker", {"worker-0": ["sleep", "1000"], "worker-1": ["sleep", "1000"]})
+    old = daemon.programs("worker-0", "worker-1")
+    programs = {"worker-0": ["sleep", "2000"], "worker-1": ["sleep", "1000"]}
+    Path(daemon.launcher("worker").programs, "worker-0.conf").write_text(daemon.wanted(programs)[0].definition)
+    assert daemon.ensure("worker", programs).restart == ("worker-0",)
+    assert daemon.programs("worker-0", "worker-1")["worker-1"] == old["worker-1"]
+    assert not daemon.ensure("worker", programs)
+
+
+def test_a_program_that_fails_with_an_older_definition_gets_the_one_on_disk(daemon: Daemon) -> None:
+    daemon.ensure("worker", {"worker-0": ["false"]})
+    launcher = daemon.launcher("worker")
+    wait_for(lambda: (launcher._running() or {}).get("worker-0") == "BACKOFF", SECONDS, "the program to fail")
+    path = Path(launcher.programs, "worker-0.conf")
+    mended = {"worker-0": ["sleep", "100"]}
+    text = daemon.wanted(mended)[0].definition
+    path.write_text(text)
+    assert daemon.ensure("worker", mended).restart == ("worker-0",)
     daemon.programs("worker-0")
 
 
