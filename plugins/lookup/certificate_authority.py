@@ -36,7 +36,8 @@ _raw:
   description:
     - For each directory the C(numbers) of its authorities, the oldest first, the number of the C(issuer) and the
       issuer's C(certificate) (V(0) and empty if none issues yet), the certificates of all authorities as one PEM text,
-      which are C(trusted), and the names of the C(clients) that have a certificate.
+      which are C(trusted), the names of the C(clients) that have a certificate, and the lines that say which
+      certificates are C(revoked).
   type: list
   elements: dict
 """
@@ -48,6 +49,9 @@ import typing as t
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
+
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.plugin_utils.revocation import Record
 
 with contextlib.suppress(ImportError):  # ansible-core brings it along, but not where ansible-test imports plugins
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -72,6 +76,14 @@ def clients(directory: str) -> list[str]:
     place = os.path.join(directory, "clients")
     names = os.listdir(place) if os.path.isdir(place) else []
     return sorted(name for name in names if os.path.exists(os.path.join(place, name, "client.crt")))
+
+
+def revoked(directory: str) -> list[str]:
+    """:raises AnsibleLookupError: the list of what was issued isn't readable."""
+    try:
+        return Record(directory).revoked
+    except (DaskError, OSError) as error:
+        raise AnsibleLookupError(str(error)) from error
 
 
 def check_passphrase(path: str, passphrase: str) -> None:
@@ -101,6 +113,7 @@ def authorities(directory: str, passphrase: str | None) -> dict[str, t.Any]:
         "certificate": certificates.get(issuing, ""),
         "trusted": "\n".join(certificates.values()),
         "clients": clients(directory),
+        "revoked": revoked(directory),
     }
 
 

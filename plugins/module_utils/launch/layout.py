@@ -23,6 +23,10 @@ ACCOUNT = "dask"
 USER_HOME = ".dask"
 """Directory below a user's home that holds the clusters of a user without root."""
 
+CLIENT_PRELOAD = "DASK_DISTRIBUTED__CLIENT__PRELOAD"
+"""The variable by which every client on a host of the cluster loads certificates again when they change. It names a
+module that ``PYTHONPATH`` has, and so goes with that and isn't in Dask's configuration file."""
+
 
 @dataclass(frozen=True)
 class Layout:
