@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "clients": {"type": "list", "elements": "str", "default": []},
     "template": {"type": "str", "default": "client.yaml.j2"},
     "wait": {"type": "int", "default": 600},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "revoked", "absent"], "default": "present"},
 }
 
 
@@ -53,6 +53,9 @@ class ActionModule(ActionBase):
         try:
             if options["state"] == "absent":
                 keeper.remove()
+            elif options["state"] == "revoked":
+                for client in options["clients"]:
+                    keeper.revoke(client)
             else:
                 keeper.keep(
                     Wishes(

@@ -38,8 +38,9 @@ _raw:
   description:
     - For each directory the C(numbers) of its authorities, the oldest first, the number of the C(issuer) and the
       issuer's C(certificate) (V(0) and empty if none issues yet), the certificates of all authorities as one PEM text,
-      which are C(trusted), the names of the C(clients) that have a certificate, and the SHA-256 fingerprints of the
-      authorities that are C(known), also of those that were removed.
+      which are C(trusted), the names of the C(clients) that have a certificate, the lines that say which
+      certificates are C(revoked), and the SHA-256 fingerprints of the authorities that are C(known), also of those
+      that were removed.
   type: list
   elements: dict
 """

@@ -18,7 +18,7 @@ import urllib.parse
 from ansible_collections.flotilla.dask.plugins.module_utils._accounts import find_account
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_owned_text, read_text
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import DESCRIPTION, USER_HOME
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import CLIENT_PRELOAD, DESCRIPTION, USER_HOME
 
 ANSWER_SECONDS = 5.0
 """How long a scheduler may take to accept a connection."""
@@ -35,7 +35,8 @@ def environment(cluster: Description) -> dict[str, str]:
     """
     variables: dict[str, str] = dict(cluster["environment"])
     if cluster["identity"] and os.path.exists(cluster["identity"]) and not os.access(cluster["identity"], os.R_OK):
-        del variables["DASK_CONFIG"]
+        for name in ("DASK_CONFIG", CLIENT_PRELOAD):
+            variables.pop(name, None)
     return variables
 
 

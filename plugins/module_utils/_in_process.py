@@ -5,10 +5,11 @@
 """What runs inside Dask's own processes (private to this collection).
 
 A preload module of every scheduler, nanny and worker, whatever launched it; installed under the name
-``flotilla_in_process``, so it imports nothing of the collection. It does three things. A nanny that stops has its
+``flotilla_in_process``, so it imports nothing of the collection. It does four things. A nanny that stops has its
 worker drained first: the scheduler hands the worker's tasks to the others, lets finish what is executing, moves the
-data, and looks whether it is all there. A nanny whose software isn't the scheduler's doesn't start a worker. And
-schedulers and workers tell Prometheus what alerts need and Dask doesn't tell.
+data, and looks whether it is all there. A nanny whose software isn't the scheduler's doesn't start a worker. Every
+process, clients included, loads certificates and authorities again when their files change, and refuses certificates
+that are revoked. And schedulers and workers tell Prometheus what alerts need and Dask doesn't tell.
 
 The first two answer as operations of the scheduler, ``flotilla_drain`` and ``flotilla_environment``, which modules ask
 too.
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import hashlib
 import logging
 import os
 import platform
@@ -38,20 +41,26 @@ NAMED = 10
 """How many keys or packages are named in a message."""
 NO_CHECK_TIME = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for: a certificate that has expired is read too."""
+LOOK_SECONDS = 1.0
+"""Seconds between two looks at the files of certificates."""
+REVOKED = re.compile(r"^Revoked: 0*([0-9A-F]+) (.*)$", re.MULTILINE)
+"""A line of the file of authorities, beside their certificates: serial number and name of one that is revoked."""
 
 Outcome = t.Dict[str, t.Any]
 
 
 def dask_setup(server: t.Any) -> t.Any:
-    """Called by Dask when a scheduler, nanny or worker starts."""
+    """Called by Dask when a scheduler, nanny, worker or client starts."""
     from distributed import Nanny, Scheduler, Worker
 
+    certificates = server.flotilla_certificates = Certificates(server)
+    certificates.follow()
     if isinstance(server, Scheduler):
         SchedulerSide(server)
-        Metrics.of(server, "scheduler")
+        Metrics.of(server, certificates)
     elif isinstance(server, Worker):
         WorkerSide(server)
-        Metrics.of(server, "worker")
+        Metrics.of(server, certificates)
     elif isinstance(server, Nanny):
         # Behind published ports. Dask lets a worker say where it is reached, and not a nanny, which registers next.
         server._address = os.environ.get("FLOTILLA_NANNY_ADDRESS", server.address)
@@ -63,7 +72,12 @@ def dask_teardown(server: t.Any) -> t.Any:
     """Called by Dask when one of them stops; a nanny waits for it before it ends its worker."""
     from distributed import Nanny
 
-    return leave(server) if isinstance(server, Nanny) else None
+    if isinstance(server, Nanny):
+        return leave(server)
+    certificates = getattr(server, "flotilla_certificates", None)
+    if certificates is not None:  # a client that has reached no scheduler hasn't begun
+        certificates.end()
+    return None
 
 
 class WorkerSide:
@@ -335,20 +349,19 @@ class Metrics:
 
     _here: t.ClassVar[Metrics | None] = None
 
-    def __init__(self, server: t.Any, role: str) -> None:
+    def __init__(self, server: t.Any, certificates: Certificates) -> None:
         self.server = server
-        self.role = role
-        self.expiries = certificate_expiries(server.security, role)
+        self.certificates = certificates
 
     @classmethod
-    def of(cls, server: t.Any, role: str) -> None:
+    def of(cls, server: t.Any, certificates: Certificates) -> None:
         """Tells of a process's scheduler or worker; the latest one, where a process has several, as Dask does."""
         try:
             from prometheus_client import REGISTRY
         except ImportError:
             logger.warning("/metrics stays empty: the environment has no prometheus_client. Run flotilla.dask.site.")
             return
-        before, cls._here = cls._here, cls(server, role)
+        before, cls._here = cls._here, cls(server, certificates)
         if before is not None:
             REGISTRY.unregister(before)
         REGISTRY.register(cls._here)
@@ -362,10 +375,10 @@ class Metrics:
             "When the certificate that the process shows expires, and the first of the authorities that it trusts",
             labels=["certificate"],
         )
-        for certificate, seconds in self.expiries.items():
+        for certificate, seconds in self.certificates.expiries.items():
             expiry.add_metric([certificate], seconds)
         yield expiry
-        if self.role != "worker":
+        if self.certificates.role != "worker":
             return
         limit = self.server.memory_manager.memory_limit
         if limit:
@@ -386,35 +399,209 @@ class Metrics:
             )
 
 
+class Certificates:
+    """What a server or a client of Dask shows and trusts, which is what the files say, also when they change.
+
+    A context of Python's can be given another certificate and more authorities, but cannot forget an authority. So the
+    contexts are made anew, and take the place of those that listeners and connections to come are made with.
+    Connections that are open stay, except those of revoked certificates.
+
+    :param holder: A scheduler, nanny, worker or client.
+    :ivar role: What Dask's configuration calls the holder.
+    :ivar expiries: What ``certificate_expiries`` returns of the files that are loaded.
+    """
+
+    def __init__(self, holder: t.Any) -> None:
+        from distributed import Client, Scheduler
+
+        self.holder = holder
+        self.security = holder.security
+        self.role = (
+            "scheduler" if isinstance(holder, Scheduler) else "client" if isinstance(holder, Client) else "worker"
+        )
+        tls = self.security.get_tls_config_for_role(self.role)
+        if not tls["cert"]:  # a client within a worker may have the worker's alone
+            self.role = "worker"
+            tls = self.security.get_tls_config_for_role(self.role)
+        self.trust: str = tls["ca_file"]
+        paths = [tls["ca_file"], tls["cert"], tls["key"]] if tls["ca_file"] and tls["cert"] else []
+        # A client's configuration may have the texts in it instead, which don't change.
+        self.paths: list[str] = sorted({path for path in paths if path and "\n" not in path})
+        self.expiries: dict[str, int] = {}
+        self._loaded: list[t.Any] | None = None
+        self._failed: list[t.Any] | None = None
+        self._callback: t.Any = None
+
+    def follow(self) -> None:
+        """Looks at the files now and from time to time, within the event loop, until ``end``."""
+        from tornado.ioloop import PeriodicCallback
+
+        if self.paths:
+            self.look()
+            self._callback = PeriodicCallback(self.look, LOOK_SECONDS * 1000)
+            self._callback.start()
+
+    def end(self) -> None:
+        if self._callback is not None:
+            self._callback.stop()
+
+    def look(self) -> None:
+        """Loads the files if they aren't those that are loaded, and ends the connections of revoked certificates."""
+        state = [file_state(path) for path in self.paths]
+        if state != self._loaded:
+            try:
+                self._load()
+            except (OSError, ValueError) as error:  # those of ssl are among them
+                if state != self._failed:
+                    logger.warning(
+                        "the certificates in %s cannot be used yet, those before stay in use: %s",
+                        " and ".join(self.paths),
+                        error,
+                    )
+                self._failed = state
+            else:
+                if self._loaded is not None:
+                    logger.info("loaded the certificates in %s", " and ".join(self.paths))
+                self._loaded, self._failed = state, None
+        self._end_revoked()
+
+    def _load(self) -> None:
+        """Puts contexts made from the files in place of those in use. :raises OSError, ValueError: they don't fit."""
+        text = read_text(self.trust)
+        expiries = certificate_expiries(self.security, self.role)
+        listening = self.security.get_listen_args(self.role)["ssl_context"]
+        connecting = self.security.get_connection_args(self.role)["ssl_context"]
+        # Whoever connects can ask which authorities are loaded, without being one of the cluster: see trust_name.
+        listening.set_alpn_protocols([trust_name(text)])
+        _Checked.revoked[self.trust] = revoked_certificates(text)
+        self.expiries = expiries
+        for arguments in (self.holder.connection_args, self.holder.rpc.connection_args):
+            arguments["ssl_context"] = connecting
+        for listener in self._listeners():
+            listener.server_args["ssl_options"] = listening
+            if listener.tcp_server is not None:
+                listener.tcp_server.ssl_options = listening
+
+    def _listeners(self) -> list[t.Any]:
+        """Those with TLS; a client has none."""
+        listeners = getattr(self.holder, "listeners", ())
+        return [each for each in listeners if getattr(each, "server_args", {}).get("ssl_options") is not None]
+
+    def _end_revoked(self) -> None:
+        revoked = _Checked.revoked.get(self.trust)
+        if not revoked:
+            return
+        comms = list(getattr(self.holder, "_comms", ()))
+        for listener in self._listeners():  # those of whom Dask has not heard yet, as it has no name for them
+            comms += getattr(listener, "_BaseListener__comms", ())
+        for comm in comms:
+            name = revoked.get(serial_number(comm.extra_info.get("peercert")))
+            if name and not comm.closed():
+                logger.warning("ended the connection of %s: the certificate of %s is revoked", comm.peer_address, name)
+                comm.abort()
+
+
+class _Checked(ssl.SSLSocket):
+    """A socket that refuses a revoked certificate at the end of TLS's handshake, before anything else is read.
+
+    :cvar revoked: By the file of authorities, the names of those whose certificates are revoked by serial numbers.
+    """
+
+    revoked: t.ClassVar[dict[str, dict[str, str]]] = {}
+
+    def do_handshake(self, block: bool = False) -> None:
+        super().do_handshake(block)
+        trust = getattr(self.context, "flotilla_trust", "")
+        name = self.revoked.get(trust, {}).get(serial_number(self.getpeercert()))
+        if name:
+            raise ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, "the certificate of {0} is revoked".format(name))
+
+
+def check_contexts() -> None:
+    """Has every context that Dask makes in this process from now on refuse revoked certificates.
+
+    A process listens before it calls ``dask_setup``, and after it has imported this module.
+    """
+    from distributed.security import Security
+
+    def checking(make: t.Callable[..., dict[str, t.Any]]) -> t.Callable[..., dict[str, t.Any]]:
+        @functools.wraps(make)
+        def make_checking(security: t.Any, role: str) -> dict[str, t.Any]:
+            arguments = make(security, role)
+            context, trust = arguments.get("ssl_context"), security.tls_ca_file
+            if context is not None and "\n" not in trust:
+                context.sslsocket_class, context.flotilla_trust = _Checked, trust
+                if trust not in _Checked.revoked:
+                    _Checked.revoked[trust] = revoked_certificates(read_text(trust))
+            return arguments
+
+        return make_checking
+
+    for name in ("get_listen_args", "get_connection_args"):
+        setattr(Security, name, checking(getattr(Security, name)))
+
+
+def read_text(path: str) -> str:
+    """:raises OSError: it cannot be read."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def file_state(path: str) -> tuple[int, ...] | None:
+    """Returns what is different when a file was replaced or written, or None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def revoked_certificates(text: str) -> dict[str, str]:
+    """Returns for whom the certificates were that a file of authorities revokes, by their serial numbers."""
+    return dict(REVOKED.findall(text))
+
+
+def serial_number(certificate: t.Mapping[str, t.Any] | None) -> str:
+    """Returns the serial number as ``revoked_certificates`` has it; nothing without a certificate."""
+    return str((certificate or {}).get("serialNumber", "")).lstrip("0")
+
+
+def trust_name(text: str) -> str:
+    """Returns what a server that has loaded this file of authorities calls itself.
+
+    It is the one protocol (ALPN) that the server knows. So a client that offers it is told whether the server trusts
+    exactly these authorities and knows of exactly these revocations.
+    """
+    return "flotilla/" + hashlib.sha256(text.strip().encode()).hexdigest()[:32]
+
+
 def certificate_expiries(security: t.Any, role: str) -> dict[str, int]:
     """Returns when the ``host`` certificate and the first ``authority`` expire, since 1970; nothing without TLS.
 
-    The standard library tells that only of a connection's certificates, so there is one, within this process.
+    The standard library tells that only of a connection's certificates, so there is one, within this process. Each end
+    takes the other's certificate, so that key, certificate and authorities are known to fit together.
 
     :param security: What Dask knows of certificates and keys. ``role``: what it calls the process.
+    :raises OSError, ValueError: they cannot be read or don't fit.
     """
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    try:
-        listening = security.get_listen_args(role).get("ssl_context")
-        connecting = security.get_connection_args(role).get("ssl_context")
-        if listening is None or connecting is None:
-            return {}
-        for context in (listening, connecting):
-            context.verify_flags |= NO_CHECK_TIME
-        server = listening.wrap_bio(to_server, to_client, server_side=True)
-        client = connecting.wrap_bio(to_client, to_server)
-        for end in (client, server) * 3:
-            with contextlib.suppress(ssl.SSLWantReadError):
-                end.do_handshake()
-        found = {"host": [client.getpeercert()], "authority": connecting.get_ca_certs()}
-        times = {
-            name: [ssl.cert_time_to_seconds(each["notAfter"]) for each in certificates]
-            for name, certificates in found.items()
-        }
-    except (OSError, ValueError) as error:  # those of ssl are among them
-        logger.warning("nobody knows when the certificate expires, as it cannot be read: %s", error)
+    listening = security.get_listen_args(role).get("ssl_context")
+    connecting = security.get_connection_args(role).get("ssl_context")
+    if listening is None or connecting is None:
         return {}
-    return {name: min(seconds) for name, seconds in times.items() if seconds}
+    for context in (listening, connecting):
+        context.verify_flags |= NO_CHECK_TIME
+    server = listening.wrap_bio(to_server, to_client, server_side=True)
+    client = connecting.wrap_bio(to_client, to_server)
+    for end in (client, server) * 3:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    found = {"host": [client.getpeercert()], "authority": connecting.get_ca_certs()}
+    return {
+        name: min(ssl.cert_time_to_seconds(each["notAfter"]) for each in certificates)
+        for name, certificates in found.items()
+        if certificates
+    }
 
 
 def installed_packages() -> dict[str, str]:
@@ -491,3 +678,7 @@ def _megabytes(size: int) -> str:
 
 def _listed(names: t.Sequence[str], number: int) -> str:
     return ", ".join(names) + (" and {0} more".format(number - len(names)) if number > len(names) else "")
+
+
+if __name__ == "flotilla_in_process":
+    check_contexts()

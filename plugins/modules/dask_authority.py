@@ -57,7 +57,7 @@ options:
     type: int
     default: 3650
   clients:
-    description: Names of those who are to have a bundle. Other bundles stay as they are.
+    description: Names of those who are to have a bundle, or none any more. Other bundles stay as they are.
     type: list
     elements: str
     default: []
@@ -70,9 +70,12 @@ options:
     type: int
     default: 600
   state:
-    description: With V(absent) the authorities and bundles are removed, and C(issued.json) stays.
+    description:
+      - With V(revoked) every certificate that O(clients) were ever given is marked in C(issued.json) as revoked, and
+        their bundles are removed.
+      - With V(absent) the authorities and bundles are removed, and C(issued.json) stays.
     type: str
-    choices: [present, absent]
+    choices: [present, revoked, absent]
     default: present
 extends_documentation_fragment:
   - flotilla.dask.attributes

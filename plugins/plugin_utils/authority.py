@@ -59,6 +59,7 @@ _TEMPORARY = re.compile(r"\.(?P<name>ca-[0-9]+|issuer|clients|\.gitignore|issued
 _TEMPORARY_BUNDLE = re.compile(r"\.(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\." + _KIND)
 _PEM = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _KINDS = ("authorities", "bundles")
+_KEYS = ("fingerprint", "name")
 
 Record = t.Dict[str, t.List[t.Dict[str, str]]]
 Change = t.Dict[str, str]
@@ -127,6 +128,17 @@ class Found:
         present = {print_ for text in self.certificates.values() for print_ in fingerprints(text)}
         return sorted(present | {each["fingerprint"] for each in self.record["authorities"]})
 
+    @property
+    def revoked(self) -> list[str]:
+        """The lines that tell processes which certificates are revoked, as they read them."""
+        revoked = (each for each in self.record["bundles"] if each.get("revoked") and each.get("serial"))
+        return ["Revoked: {0} {1}".format(each["serial"], each["name"]) for each in revoked]
+
+    @property
+    def given(self) -> list[str]:
+        """The names of those who have, or ever had, a certificate."""
+        return sorted({*self.clients, *(each["name"] for each in self.record["bundles"])})
+
     def as_dict(self) -> dict[str, t.Any]:
         return {
             "numbers": list(self.certificates),
@@ -135,6 +147,7 @@ class Found:
             "trusted": self.trusted,
             "clients": self.clients,
             "known": self.known,
+            "revoked": self.revoked,
         }
 
 
@@ -276,6 +289,36 @@ class Keeper:
             if not self._check_mode:
                 remove_tree(self._path(LOCK))
             self.found = Found(record=self.found.record)
+
+    def revoke(self, client: str) -> None:
+        """Withdraws every certificate that a client was ever given, and removes its bundle.
+
+        A bundle that was renewed leaves the certificate before it good until that expires.
+
+        :raises DaskError: nobody of that name was ever given one; or another run holds the directory for too long.
+        """
+        given = read(self.directory).given
+        if client not in given:
+            raise DaskError(
+                "dask_client_name: {0!r} is refused: no certificate was ever issued for it in {1}. Allowed: "
+                "{2}.".format(client, self.directory, ", ".join(given) or "nobody, as nobody has a certificate")
+            )
+        with self._alone():
+            self.found = read(self.directory)
+            self._adopt()
+            entries = [each for each in self.found.record["bundles"] if each["name"] == client]
+            if not all(each.get("revoked") for each in entries):
+                before = _record_text(self.found.record)
+                now = datetime.datetime.now(datetime.timezone.utc)
+                for each in entries:
+                    each.setdefault("revoked", "{0:%Y-%m-%dT%H:%M:%SZ}".format(now))
+                after = _record_text(self.found.record)
+                self._do(self._path(RECORD), before, after, lambda: write_text(self._path(RECORD), after, 0o600))
+            # The list first: of a run that is killed in between, the next one removes the bundle.
+            if client in self.found.clients:
+                bundle = posixpath.join(self._path(CLIENTS), client)
+                self._do(bundle, "bundle\n", "", lambda: remove_tree(bundle))
+                self.found.clients.remove(client)
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self._check_mode else alone(self.directory, self._wait)
@@ -452,8 +495,8 @@ def _read_record(path: str) -> Record:
     try:
         found = json.loads(text) if text else {}
         record = {kind: [dict(each) for each in found.get(kind, [])] for kind in _KINDS}
-        if not all(isinstance(each["fingerprint"], str) for kind in _KINDS for each in record[kind]):
-            raise ValueError("a fingerprint is not a text")
+        if not all(isinstance(each[key], str) for kind in _KINDS for each in record[kind] for key in _KEYS):
+            raise ValueError("a name or a fingerprint is not a text")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise DaskError(
             "{0} is refused: it is not the list of issued certificates that the collection wrote ({1}). Restore it, or "

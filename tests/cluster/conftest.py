@@ -88,6 +88,7 @@ class Cluster:
     """A cluster of a scheduler and two workers, kept running by the tests as a launcher does it."""
 
     plan: dict[str, t.Any]
+    authority: certificates.Identity = AUTHORITY
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -109,9 +110,9 @@ class Cluster:
         module = Path(directories["in_process"], IN_PROCESS + ".py")
         module.write_text(Path(_in_process.__file__).read_text())
         os.makedirs(os.path.dirname(directories["identity"]), exist_ok=True)
-        identity = certificates.issue(AUTHORITY, ["here", LOOPBACK])
+        identity = certificates.issue(self.authority, ["here", LOOPBACK])
         Path(directories["identity"]).write_text(identity.key_text() + identity.certificate_text)
-        Path(directories["authorities"]).write_text(AUTHORITY.certificate_text)
+        Path(directories["authorities"]).write_text(self.authority.certificate_text)
         Path(directories["dask_configuration"]).write_text(json.dumps(self.plan["configuration"]))
         Path(directories["description"]).write_text(json.dumps(self.plan["description"]))
 

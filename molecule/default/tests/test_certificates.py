@@ -51,6 +51,12 @@ def comm_addresses(hosts: Hosts) -> list[str]:
     return found
 
 
+def pids(hosts: Hosts) -> dict[str, list[str]]:
+    """The processes of the cluster on every host; those that restart are others."""
+    query = "systemctl show --property=MainPID --value 'dask-main-*.service'"
+    return {name: host.check_output(query).split() for name, host in hosts.group("all").items()}
+
+
 def talks(address: str, context: ssl.SSLContext | None) -> bool:
     """Whether Dask answers a question at an address."""
 
@@ -165,10 +171,51 @@ def test_an_expired_certificate_is_said_and_renewed_by_the_next_run(
     scheduler.check_output("systemctl restart dask-main-scheduler")
     wait_until(lambda: "certificate has expired" in str(cluster.state()["reasons"]), "the expiry is said")
     assert "flotilla.dask.site renews" in cluster.state()["reasons"][0]
+    before = pids(hosts)
     run = ansible.playbook("flotilla.dask.site")
     assert run.ok, run.problems
     assert run.changed["flotilla.dask.dask_certificates : Install the key with its certificate"] == ["scheduler"]
+    assert pids(hosts)["scheduler"] == before["scheduler"]
     assert ansible.playbook("flotilla.dask.site").changed == {}
+
+
+def test_who_is_revoked_is_cut_off_everywhere_without_a_restart_and_others_are_not(
+    ansible: Ansible, hosts: Hosts, certificates_directory: Path, bundle: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    assert ansible.playbook("flotilla.dask.client", extra_vars={"dask_client_name": "mallory"}).ok
+    for file in (certificates_directory / "clients" / "mallory").iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    addresses, authorities = comm_addresses(hosts), (bundle / "ca.crt").read_text()
+    stolen, friend = context_of(authorities, tmp_path), context_of(authorities, bundle)
+    assert {each for each in addresses if talks(each, stolen)} == set(addresses)
+    before = pids(hosts)
+    program = (
+        "import time; from distributed import Client; comm = Client(timeout=20).scheduler_comm.comm\n"
+        "print('in', flush=True)\nwhile not comm.closed(): time.sleep(0.1)"
+    )
+    environment = {**os.environ, "DASK_CONFIG": str(tmp_path / "dask.yaml")}
+    live = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert live.stdout is not None
+        assert live.stdout.readline() == "in\n"
+        run = ansible.playbook("flotilla.dask.revoke_client", extra_vars={"dask_client_name": "mallory"})
+        assert run.ok, run.problems
+        live.wait(60)
+    finally:
+        live.kill()
+        live.wait()
+    assert {each for each in addresses if talks(each, stolen)} == set()
+    assert {each for each in addresses if talks(each, friend)} == set(addresses)
+    assert pids(hosts) == before
+    assert not (certificates_directory / "clients" / "mallory").exists()
+    again = ansible.playbook("flotilla.dask.revoke_client", extra_vars={"dask_client_name": "mallory"})
+    assert (again.ok, again.changed) == (True, {})
+    unknown = ansible.playbook("flotilla.dask.revoke_client", extra_vars={"dask_client_name": "nobody"})
+    assert not unknown.ok
+    assert "no certificate was ever issued" in str(unknown.problems)
+    assert unknown.changed == {}
+    assert ansible.playbook("flotilla.dask.site").changed == {}
+    assert cluster.state(wait=300)["health"] == "healthy"
 
 
 def test_another_authority_takes_over_while_a_job_runs_also_after_the_rotation_was_killed(
@@ -183,6 +230,7 @@ def test_another_authority_takes_over_while_a_job_runs_also_after_the_rotation_w
     for file in bundle.iterdir():
         (tmp_path / file.name).write_text(file.read_text())
     issuer = (certificates_directory / "issuer").resolve().name
+    before = pids(hosts)
     rotation = ansible.start("flotilla.dask.rotate_certificates", extra_vars=ROTATE)
     try:
         wait_until(lambda: (certificates_directory / "issuer").resolve().name != issuer, "the new authority issues")
@@ -194,7 +242,9 @@ def test_another_authority_takes_over_while_a_job_runs_also_after_the_rotation_w
 
     run = ansible.playbook("flotilla.dask.rotate_certificates", extra_vars=ROTATE)
     assert run.ok, run.problems
-    assert cluster.release_job(held_job)["state"] == "finished"
+    assert pids(hosts) == before
+    job = cluster.release_job(held_job)
+    assert (job["state"], job["attempts"]) == ("finished", 1)
     assert len(list(certificates_directory.glob("ca-*"))) == 1
     address = next(address for address in comm_addresses(hosts) if address.endswith(":8786"))
     authorities = (bundle / "ca.crt").read_text()

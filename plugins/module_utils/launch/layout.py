@@ -23,6 +23,10 @@ ACCOUNT = "dask"
 USER_HOME = ".dask"
 """Directory below a user's home that holds the clusters of a user without root."""
 
+CLIENT_PRELOAD = "DASK_DISTRIBUTED__CLIENT__PRELOAD"
+"""The variable by which every client on a host of the cluster loads certificates again when they change. It names a
+module that ``PYTHONPATH`` has, and so goes with that and isn't in Dask's configuration file."""
+
 
 _SYSTEM = ("/", "/dev", "/home", "/root", "/var", "/var/cache", "/var/lib", "/var/log", "/var/spool")
 """Directories of the system that are nobody's to give away."""

@@ -9,14 +9,21 @@ Private to this collection.
 
 from __future__ import annotations
 
+import json
 import posixpath
 import typing as t
 from dataclasses import asdict
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import ACCOUNT, Layout, layout
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import (
+    ACCOUNT,
+    CLIENT_PRELOAD,
+    Layout,
+    layout,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import (
+    IN_PROCESS,
     Process,
     authority,
     memory_max,
@@ -134,14 +141,13 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "FLOTILLA_IN_PROCESS": str(settings.get("dask_in_process_digest", "")),
         "PYTHONPATH": ":".join((plugins, place.in_process) if plugins else (place.in_process,)),
     }
+    if cluster.tls:
+        common[CLIENT_PRELOAD] = json.dumps([IN_PROCESS, *_client_preload(configuration)])
     # Not the scheduler's, which need not restart, and lose everything, because of it.
     joining = {**common, "FLOTILLA_MISMATCH": cluster.environment_mismatch}
     python = posixpath.join(prefix, "bin/python")
     # Of processes alone: a person's command has that person's home, where Dask finds a certificate of their own.
     started_with = {"HOME": place.state} if scope == "system" else {}
-    if cluster.tls:
-        # Dask reads certificates when a process starts, so that other ones have to restart it.
-        started_with["FLOTILLA_CERTIFICATES"] = digest([host.authorities, host.certificate])
     published = launcher == "docker" and containers.network == "bridge"
     processes = []
     if runs_scheduler:
@@ -189,7 +195,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "base": containers.base,
             "registry": containers.registry,
         },
-        "swarm": swarm_plan(cluster, swarm, host, place, common, started_with, settings) if replicated else {},
+        "swarm": swarm_plan(cluster, swarm, host, place, common, settings) if replicated else {},
         # As a dictionary each, without copies of what they share: there may be many of them.
         "processes": [{**vars(process)} for process in processes],
         "configuration": configuration,
@@ -326,7 +332,22 @@ def _encryption(cluster: Cluster, place: Layout) -> dict[str, t.Any]:
         return {}
     tls: dict[str, t.Any] = {"ca-file": place.authorities, "min-version": 1.3}
     tls.update({role: {"cert": place.identity, "key": place.identity} for role in ("scheduler", "worker", "client")})
-    return {"distributed": {"comm": {"default-scheme": "tls", "require-encryption": True, "tls": tls}}}
+    encryption = {"distributed": {"comm": {"default-scheme": "tls", "require-encryption": True, "tls": tls}}}
+    if {"logging", "logging-file-config"} & {*cluster.configuration, *_mapping(cluster.configuration, "distributed")}:
+        return encryption
+    # Else the output of every job begins with what its clients load.
+    return {**encryption, "logging": {"distributed.preloading": "warning"}}
+
+
+def _client_preload(configuration: t.Mapping[str, t.Any]) -> list[t.Any]:
+    """What the user has every client load first."""
+    preload = _mapping(_mapping(configuration, "distributed"), "client").get("preload") or []
+    return [preload] if isinstance(preload, str) else list(preload)
+
+
+def _mapping(configuration: t.Mapping[str, t.Any], key: str) -> t.Mapping[str, t.Any]:
+    value = configuration.get(key)
+    return value if isinstance(value, t.Mapping) else {}
 
 
 def _dashboard(cluster: Cluster, host: Host, replicated: bool) -> str:

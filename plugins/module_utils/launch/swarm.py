@@ -125,7 +125,6 @@ def swarm_plan(
     host: Host,
     place: Layout,
     common: t.Mapping[str, str],
-    started_with: t.Mapping[str, str],
     settings: t.Mapping[str, t.Any],
 ) -> dict[str, t.Any]:
     """What the services of a cluster share, and what the host is among the nodes.
@@ -133,7 +132,8 @@ def swarm_plan(
     ``managed_by``: the host that tells the swarm what to run. ``labels``: those of the node; ``drained``: those of one
     whose workers have to leave, which takes ``stop_seconds`` at most. ``scheduler``: its address
     within the network. ``files``: what comes from the scheduler's host with a container, to the same ``path``; each is
-    named by its content, as a swarm's secrets and configurations never change.
+    named by its content, as a swarm's secrets and configurations never change. So other certificates are other secrets,
+    which only new containers have.
     """
     form = digest([common["FLOTILLA_CONFIGURATION"], settings.get("dask_configuration_digest", "")])
     modules = posixpath.join(place.in_process, IN_PROCESS + ".py")
@@ -142,7 +142,7 @@ def swarm_plan(
         {"kind": "config", "key": "in_process", "version": common["FLOTILLA_IN_PROCESS"], "path": modules},
     ]
     if cluster.tls:
-        version = started_with["FLOTILLA_CERTIFICATES"]
+        version = digest([host.authorities, host.certificate])
         files.append({"kind": "secret", "key": "authorities", "version": version, "path": place.authorities})
         files.append({"kind": "secret", "key": "identity", "version": version, "path": place.identity})
     stack = "dask-" + cluster.name

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What Dask's processes say of a drain and of their software, in words."""
+"""What Dask's processes say of a drain and of their software, in words, and which certificates they load."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import logging
 import platform
 import ssl
 import time
+import types
+import typing as t
 from pathlib import Path
 
 import certificates
@@ -18,11 +20,15 @@ from distributed.security import Security
 
 from ansible_collections.flotilla.dask.plugins.module_utils._in_process import (
     REASONS,
+    Certificates,
     certificate_expiries,
     describe_difference,
     describe_mismatch,
     describe_outcome,
     installed_packages,
+    revoked_certificates,
+    serial_number,
+    trust_name,
 )
 
 DRAINED = {
@@ -126,9 +132,94 @@ def test_without_encryption_nothing_expires() -> None:
     assert certificate_expiries(Security(), "worker") == {}
 
 
-def test_a_certificate_that_cannot_be_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    broken = security(tmp_path, 365)
-    (tmp_path / "host.pem").write_text("no certificate")
-    with caplog.at_level(logging.WARNING, "distributed.flotilla"):
-        assert certificate_expiries(broken, "worker") == {}
-    assert "nobody knows when the certificate expires" in caplog.text
+class Holder:
+    """What is of interest in a worker that has begun to listen."""
+
+    def __init__(self, directory: Path) -> None:
+        self.security = security(directory, 365)
+        self.connection_args = self.security.get_connection_args("worker")
+        self.rpc = types.SimpleNamespace(connection_args=self.connection_args)
+        self.server_args = {"ssl_options": self.security.get_listen_args("worker")["ssl_context"]}
+        self.tcp_server = types.SimpleNamespace(ssl_options=self.server_args["ssl_options"])
+        self.listeners = [self, types.SimpleNamespace(server_args={})]
+
+    @property
+    def contexts(self) -> list[object]:
+        return [
+            self.connection_args["ssl_context"],
+            self.rpc.connection_args["ssl_context"],
+            self.server_args["ssl_options"],
+            self.tcp_server.ssl_options,
+        ]
+
+
+def test_files_that_changed_are_loaded_once_in_place_of_those_before(tmp_path: Path) -> None:
+    holder = Holder(tmp_path)
+    found = Certificates(holder)
+    found.look()
+    first = holder.contexts
+    found.look()
+    assert holder.contexts == first
+    assert found.expiries["host"] - time.time() == pytest.approx(365 * 86400, abs=600)
+
+    security(tmp_path, 100)
+    found.look()
+    assert not set(map(id, holder.contexts)) & set(map(id, first))
+    assert found.expiries["host"] - time.time() == pytest.approx(100 * 86400, abs=600)
+
+
+BROKEN = {
+    "no certificate": lambda _key, _certificate, _other: "no certificate",
+    "half a file": lambda key, certificate, _other: (key + certificate)[:-40],
+    "another's key": lambda _key, certificate, other: other.key_text() + certificate,
+    "another authority's certificate": lambda _key, _certificate, other: other.key_text() + other.certificate_text,
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_files_that_do_not_fit_are_said_once_and_cost_nothing(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    broken: t.Callable[[str, str, certificates.Identity], str],
+) -> None:
+    holder = Holder(tmp_path)
+    found = Certificates(holder)
+    found.look()
+    contexts, expiries = holder.contexts, found.expiries
+    text = (tmp_path / "host.pem").read_text()
+    cut = text.index("-----BEGIN CERT")
+    other = certificates.issue(certificates.authority(), ["here"])
+    with caplog.at_level(logging.INFO, "distributed.flotilla"):
+        (tmp_path / "host.pem").write_text(broken(text[:cut], text[cut:], other))
+        for _each in range(3):
+            found.look()
+        assert (holder.contexts, found.expiries) == (contexts, expiries)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "cannot be used yet, those before stay in use: " in caplog.text
+        (tmp_path / "host.pem").write_text(text)
+        found.look()
+    assert holder.contexts[0] is not contexts[0]
+    assert "loaded the certificates in " in caplog.records[-1].message
+
+
+def test_without_encryption_and_with_texts_there_is_nothing_to_look_at(tmp_path: Path) -> None:
+    files = security(tmp_path, 365)
+    texts = {
+        "tls_ca_file": (tmp_path / "ca.crt").read_text(),
+        "tls_worker_cert": (tmp_path / "host.pem").read_text(),
+        "tls_worker_key": (tmp_path / "host.pem").read_text(),
+    }
+    for each, paths in ((Security(), 0), (Security(**texts), 0), (files, 2)):
+        assert len(Certificates(types.SimpleNamespace(security=each)).paths) == paths
+
+
+def test_lines_say_what_is_revoked_and_the_rest_of_the_file_does_not() -> None:
+    text = certificates.authority().certificate_text + "Revoked: 0A5F alice\nRevoked: 77 bob b.\nNot Revoked: 1 eve\n"
+    assert revoked_certificates(text) == {"A5F": "alice", "77": "bob b."}
+    assert serial_number({"serialNumber": "0A5F"}) == "A5F"
+    assert serial_number(None) == serial_number({}) == ""
+
+
+def test_the_name_of_what_is_trusted_is_that_of_the_whole_text() -> None:
+    assert trust_name("one\n") == trust_name("one") != trust_name("one\nRevoked: 1 alice")
+    assert len(trust_name("one")) < 256

@@ -24,6 +24,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import Python
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import CLIENT_PRELOAD
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import IN_PROCESS
 from ansible_collections.flotilla.dask.tests.unit import samples
@@ -303,8 +304,6 @@ def test_a_process_gets_the_variables_of_its_group_and_the_ones_of_the_cluster_b
         if published(plan):
             name = {"worker": "FLOTILLA_NANNY_ADDRESS", "scheduler": "DASK_DISTRIBUTED__SCHEDULER__CONTACT_ADDRESS"}
             common[name[process["kind"]]] = process["environment"][name[process["kind"]]]
-        if plan["tls"]:
-            common["FLOTILLA_CERTIFICATES"] = process["environment"]["FLOTILLA_CERTIFICATES"]
         assert process["environment"] == {**asked_for, **common}
 
 
@@ -414,12 +413,31 @@ def test_connections_are_encrypted_and_authenticated_unless_that_is_turned_off()
     assert all("tls" not in " ".join(each["argv"]) for each in open_plan["processes"])
 
 
-def test_another_certificate_or_authority_restarts_processes_and_concerns_nothing_else() -> None:
+def test_another_certificate_or_authority_changes_nothing_but_the_secrets_of_a_swarm() -> None:
     hosts = [samples.host(), samples.host(certificate="another"), samples.host(authorities="another")]
     plans = [launch_plan(samples.settings(dask_host=host)) for host in hosts]
-    started_with = {plan["processes"][-1]["environment"]["FLOTILLA_CERTIFICATES"] for plan in plans}
-    assert len(started_with) == 3
-    assert plans[0]["description"] == plans[1]["description"] == plans[2]["description"]
+    assert plans[0] == plans[1] == plans[2]
+    group = {"name": "cpu", "replicas": 2, "memory": "1 GiB"}
+    swarm = samples.settings(dask_launcher="swarm", dask_worker_groups=[group])
+    nodes = [launch_plan({**swarm, "dask_host": host}) for host in hosts]
+    assert nodes[0]["processes"] == nodes[1]["processes"] == nodes[2]["processes"]
+    secrets = [[each["name"] for each in node["swarm"]["files"] if each["kind"] == "secret"] for node in nodes]
+    assert len(set(map(str, secrets))) == 3
+
+
+def test_every_client_on_a_host_loads_what_follows_certificates_before_what_the_user_has_it_load() -> None:
+    def loaded(**changes: t.Any) -> t.Any:
+        plan = launch_plan(samples.settings(**changes))
+        return plan["description"]["environment"].get(CLIENT_PRELOAD), plan["configuration"].get("logging")
+
+    quiet = {"distributed.preloading": "warning"}
+    assert loaded() == ('["flotilla_in_process"]', quiet)
+    own: dict[str, t.Any] = {"distributed": {"client": {"preload": ["lab"]}}}
+    assert loaded(dask_configuration=own) == ('["flotilla_in_process", "lab"]', quiet)
+    own["distributed"]["client"]["preload"] = "lab"
+    own["logging"] = {"version": 1}
+    assert loaded(dask_configuration=own) == ('["flotilla_in_process", "lab"]', {"version": 1})
+    assert loaded(dask_tls=False) == (None, None)
 
 
 PYTHON = {"version": "3.13.5", "platform": "linux-64", "libc": "2.41"}
