@@ -152,15 +152,17 @@ class Proxy:
 
 def site_files(implementation: str, site: dict[str, t.Any], directory: Path) -> list[str]:
     """Writes what the role writes, and returns the command that it starts the proxy with."""
-    cluster = site["cluster"]["cluster"]
     configuration, state = directory / "configuration", directory / "state"
     for each in (configuration, state):
         each.mkdir(parents=True)
     identity = certificates.issue(certificates.authority(), ["localhost", LOOPBACK])
     (configuration / "identity.pem").write_text(identity.key_text() + identity.certificate_text)
-    (configuration / f"{cluster}.users").write_text("".join(f"{name}:{each}\n" for name, each in USERS.items()))
-    secret = hashlib.sha256(json.dumps(USERS).encode()).hexdigest()
-    (configuration / f"{cluster}.secret").write_text(f"set_hmac_sha256 $known {secret} $http_authorization;\n")
+    for cluster in site["clusters"]:
+        users = {name: USERS[name] for name in cluster["users"]}
+        written = configuration / cluster["cluster"]
+        written.with_suffix(".users").write_text("".join(f"{name}:{hashed}\n" for name, hashed in users.items()))
+        secret = hashlib.sha256(json.dumps(users).encode()).hexdigest()
+        written.with_suffix(".secret").write_text(f"set_hmac_sha256 $known {secret} $http_authorization;\n")
     debian = yaml.safe_load((ROLE / "vars" / "Debian.yml").read_text())
     variables = {
         **{name: value for name, value in debian.items() if name.startswith("_dask_proxy")},
