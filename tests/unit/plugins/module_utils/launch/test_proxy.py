@@ -135,7 +135,7 @@ def test_pages_take_scripts_and_open_connections_nowhere_else() -> None:
     policy = dict(each.strip().split(" ", 1) for each in HEADERS["Content-Security-Policy"].split(";"))
     assert policy["connect-src"] == "'self'"
     assert policy["script-src"] == "'self' 'unsafe-inline' 'unsafe-eval'"
-    for kind in ("default-src", "base-uri", "form-action", "frame-ancestors"):
+    for kind in ("default-src", "worker-src", "base-uri", "form-action", "frame-ancestors"):
         assert policy[kind] == "'none'"
 
 
