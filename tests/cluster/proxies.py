@@ -119,7 +119,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        return self.site["origins"][0] + self.prefix
+        return str(self.site["origins"][0]) + self.prefix
 
     def ask(
         self,
@@ -128,7 +128,7 @@ class Proxy:
         method: str = "GET",
         source: str = LOOPBACK,
         body: bytes | None = None,
-        **headers: str,
+        headers: t.Mapping[str, str] | None = None,
     ) -> Answer:
         """Asks for a path below the cluster's prefix, exactly as it is written; ``source`` is the client's address."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -136,12 +136,13 @@ class Proxy:
         connection = http.client.HTTPSConnection(
             LOOPBACK, self.site["https_port"], timeout=30, context=context, source_address=(source, 0)
         )
+        headers = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
         if user:
             headers["Authorization"] = "Basic " + b64encode(":".join(user).encode()).decode()
         with contextlib.closing(connection):
             connection.putrequest(method, self.prefix + path, skip_host="Host" in headers)
             for name, value in headers.items():
-                connection.putheader(name.replace("_", "-"), value)
+                connection.putheader(name, value)
             if body is not None:
                 connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body)

@@ -55,7 +55,7 @@ def site(implementation: str, endpoints: list[dict[str, t.Any]], **variables: t.
 @contextlib.contextmanager
 def before(stranger: Stranger, implementation: str, **variables: t.Any) -> t.Iterator[Proxy]:
     """A proxy whose scheduler and only worker are one that answers everything."""
-    here = {"host": "here", "address": LOOPBACK, "http": stranger.address}
+    here: dict[str, t.Any] = {"host": "here", "address": LOOPBACK, "http": stranger.address}
     endpoints = [{**here, "kind": "scheduler"}, {**here, "kind": "worker", "http_port": WORKER_PORT}]
     with running(implementation, site(implementation, endpoints, **variables)) as proxy:
         yield proxy
@@ -146,7 +146,7 @@ SOCKETS = [
 
 @pytest.mark.parametrize("path", SOCKETS)
 def test_no_websocket_leads_elsewhere(hostile: tuple[Proxy, Stranger], stranger: Stranger, path: str) -> None:
-    assert hostile[0].ask(path, **WEBSOCKET).status in REFUSED
+    assert hostile[0].ask(path, headers=WEBSOCKET).status in REFUSED
     assert stranger.asked == []
 
 
@@ -202,7 +202,7 @@ def test_dashboards_are_told_nothing_that_the_outside_says_about_itself(
     hostile: tuple[Proxy, Stranger], stranger: Stranger
 ) -> None:
     for path in ("/status", f"{WORKER}/status"):
-        assert hostile[0].ask(path, **SAID).status == 200
+        assert hostile[0].ask(path, headers=SAID).status == 200
     for _line, headers in stranger.asked:
         assert not any(said in str(headers) for said in ("evil", "6.6.6.6"))
         assert headers["X-Forwarded-For"] == LOOPBACK
@@ -236,7 +236,7 @@ def test_nothing_that_a_log_in_protects_is_kept(hostile: tuple[Proxy, Stranger])
 
 def test_somebody_elses_page_opens_no_websocket(hostile: tuple[Proxy, Stranger], stranger: Stranger) -> None:
     for origin in ("https://evil.example", "null", "http://" + LOOPBACK):
-        assert hostile[0].ask("/status/ws", Origin=origin, **WEBSOCKET).status in (403, 404)
+        assert hostile[0].ask("/status/ws", headers={**WEBSOCKET, "Origin": origin}).status in (403, 404)
     assert stranger.asked == []
 
 
@@ -290,7 +290,7 @@ def test_a_service_that_is_asked_gets_cookies_and_nothing_else_of_the_outside(
     ) as proxy:
         service.asked.clear()
         stranger.asked.clear()
-        assert proxy.ask("/status", **{**SAID, "Cookie": "session=alice"}).status == 200
+        assert proxy.ask("/status", headers={**SAID, "Cookie": "session=alice"}).status == 200
         ((_line, headers),) = service.asked
         assert headers["Cookie"] == "session=alice"
         assert "Authorization" in headers
@@ -355,7 +355,7 @@ def test_the_pages_of_dask_are_there(proxy: Proxy) -> None:
     assert any("%3A%2F%2F" in link for link in links), "addresses of workers are in links"
     leads_to = {link: proxy.ask(f"/info/main/../{link}".replace("/main/..", "", 1)).status for link in links}
     assert {status for link, status in leads_to.items() if link.startswith(("worker", "logs"))} == {200}
-    assert proxy.ask("/eventstream", **WEBSOCKET, Origin=proxy.site["origins"][0]).status == 101
+    assert proxy.ask("/eventstream", headers={**WEBSOCKET, "Origin": proxy.site["origins"][0]}).status == 101
     for path in ("/statics/..%2f..%2fproxy.py", "/configuration", "/api", "/jupyter", "/proxy"):
         assert proxy.ask(path).status in REFUSED
 
