@@ -45,6 +45,7 @@ class Door:
         user: tuple[str, str] | None = ALICE,
         port: int = 443,
         headers: Mapping[str, str] | None = None,
+        method: str = "GET",
     ) -> Answer:
         """Asks for a path exactly as it is written, of the right name and with a certificate that is checked."""
         context = ssl.create_default_context(cafile=str(self.authority))
@@ -57,7 +58,7 @@ class Door:
             headers["Authorization"] = "Basic " + b64encode(":".join(user).encode()).decode()
         connection = kinds[port]
         try:
-            connection.putrequest("GET", path, skip_host="Host" in headers)
+            connection.putrequest(method, path, skip_host="Host" in headers)
             for name, value in headers.items():
                 connection.putheader(name, value)
             connection.endheaders()

@@ -54,7 +54,9 @@ def test_answers_have_the_headers_that_browsers_protect_their_users_by(door: Doo
     for answer in (door.page("/status"), door.page("/status", None)):
         assert "max-age=31536000" in answer.headers["Strict-Transport-Security"]
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert "connect-src 'self'" in answer.headers["Content-Security-Policy"]
         assert answer.headers["Referrer-Policy"] == "same-origin"
         assert not re.search(r"\d|tornado", (answer.headers["Server"] or "").lower())
 
@@ -103,6 +105,8 @@ PLACES = [
         "9200/0x7f.1",
     ),
     *("80/169.254.169.254", "80/metadata.google.internal", "9200/worker1", "9200/{worker}.", "9200/{worker}:22"),
+    # What is for the proxy itself.
+    *("1/x/configuration?", "1/x/log-in/main?"),
     *("9200/{worker}@127.0.0.1", "09200/{worker}", "9200%20/{worker}", "+9200/{worker}", "-1/{worker}", "9200/"),
 ]
 
@@ -159,14 +163,54 @@ def test_a_page_of_another_site_gets_nothing_with_its_readers_password(door: Doo
     assert door.page("/status", Origin=f"https://{door.address}").status == 200
 
 
-def test_an_address_that_fails_to_log_in_too_often_has_to_wait(doors: dict[str, Door]) -> None:
+def test_a_name_that_fails_to_log_in_too_often_has_to_wait_at_its_address(doors: dict[str, Door]) -> None:
     door = doors["gateway"]
-    answers = [door.page("/status", ("bob", f"guess {number}")).status for number in range(60)]
-    assert set(answers) == {401, 429}
-    assert answers[-1] == 429
-    assert "Wait a minute" in door.page("/status", ("bob", "another guess")).body
-    # Those who are logged in already go on.
     assert door.page("/status").status == 200
+    for name in ("bob", "alice"):
+        answers = [door.page("/status", (name, f"guess {number}")).status for number in range(60)]
+        assert set(answers) == {401, 429}
+        assert answers[-1] == 429
+        assert "Wait a minute" in door.page("/status", (name, "another guess")).body
+        # Who has logged in already goes on, also where others guess at the same name.
+        assert door.page("/status").status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1", "/api/v1/retire_workers", "/jupyter/lab", "/log-in/main", "/configuration"]
+)
+def test_what_dask_and_the_proxy_serve_beside_pages_is_nowhere(door: Door, path: str) -> None:
+    assert door.page(path).status == 404
+    assert door.page(path, None).status == 401
+
+
+def test_links_lead_to_pages_about_every_worker(door: Door) -> None:
+    body = door.page("/info/main/workers.html").body
+    about = re.findall(r'href="\.\.(/(?:worker|logs)/[^"]*)"', body)
+    assert len(about) == 4
+    assert {door.page(f"/info{link}").status for link in about} == {200}
+
+
+def test_nothing_is_sent_to_pages(door: Door) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert door.get(f"{door.prefix}/status", method=method).status in (404, 405)
+
+
+def test_a_proxy_that_was_killed_is_there_again(doors: dict[str, Door], hosts: Hosts) -> None:
+    for name, door in doors.items():
+        hosts[name].check_output("systemctl kill --signal=KILL dask-proxy")
+        wait_until(lambda door=door: is_there(door), "the proxy is there again")  # type: ignore[misc]
+
+
+def is_there(door: Door) -> bool:
+    try:
+        return door.page("/status").status == 200
+    except OSError:
+        return False
+
+
+def test_only_root_makes_files_where_nginx_does_so_as_root(hosts: Hosts) -> None:
+    state = hosts["gateway"].file("/var/lib/dask-proxy")
+    assert (state.user, state.group, state.mode) == ("root", "dask-proxy", 0o750)
 
 
 # Connects as Dask's processes do, and waits for what the scheduler says first.

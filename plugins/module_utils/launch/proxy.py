@@ -9,6 +9,7 @@ Private to this collection.
 
 from __future__ import annotations
 
+import base64
 import re
 import typing as t
 
@@ -17,6 +18,61 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings impo
 
 IMPLEMENTATIONS = ("nginx", "traefik")
 ISSUERS = ("cluster", "own")
+
+PAGES = (
+    "("
+    "[a-z][a-z0-9-]*(/ws)?"  # /status and its siblings, each with its websocket; /health, /metrics
+    "|individual-plots[.]json"
+    "|json/[a-z]+[.](json|html)"
+    "|info/[a-z-]+/.+[.]html"
+    "|statics?/[A-Za-z0-9._/@+-]+"
+    ")?"
+)
+"""The paths of the pages that schedulers and workers have, as a regular expression without the first slash.
+
+Whatever else Dask serves is not for somebody who only looks: ``api/`` retires workers, ``proxy/`` leads to other hosts
+and ports, and ``jupyter/`` executes code.
+"""
+
+HEADERS = {
+    "Strict-Transport-Security": "max-age=31536000",
+    "Cache-Control": "no-store",
+    # Bokeh's pages have scripts and styles in their text, and its tables compile functions. Dask's own tables take
+    # their style from a public server. Everything else is of the same origin.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+        "style-src 'self' 'unsafe-inline' https://cdnjs.cloudflare.com/ajax/libs/bulma/; "
+        "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; worker-src 'none'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""What every answer has, whoever gave it."""
+
+DROPPED_HEADERS = (
+    *HEADERS,
+    *("Server", "Set-Cookie", "WWW-Authenticate", "Expires", "Pragma", "Refresh", "Link", "Alt-Svc", "Clear-Site-Data"),
+    *("Access-Control-Allow-Credentials", "Access-Control-Allow-Origin", "Service-Worker-Allowed"),
+    *("Content-Security-Policy-Report-Only", "NEL", "Report-To", "Reporting-Endpoints"),
+)
+"""What browsers would obey if a dashboard said it. Every task of a cluster can make its dashboards say anything."""
+
+_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+FORWARDED_HEADERS = (
+    *("Forwarded", "Via", "Proxy", "X-Forwarded", "X-Forwarded-Prefix", "X-Forwarded-Uri", "X-Forwarded-Method"),
+    *("X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups", "X-Forwarded-Scheme", "X-Forwarded-Ssl"),
+    *("X-Original-Url", "X-Original-Uri", "X-Original-Method", "X-Rewrite-Url", "X-Http-Method-Override"),
+    *("Remote-User", "Remote-Groups", "X-Remote-User", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip"),
+    *("X-Cluster-Client-Ip", "X-Originating-Ip", "X-Scheme"),
+)
+"""What the outside may say about where a request comes from and who makes it, and that Traefik does not replace itself.
+
+nginx passes on only the headers that a dashboard needs.
+"""
 
 _NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*"
@@ -38,7 +94,10 @@ def proxy_site(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         and those beside it). A cluster has its ``certificate`` (whether it sees to the proxy's: one of them does),
         ``prefix`` (begins and ends with a slash), ``scheduler`` (address and port of its pages), ``workers`` (what is
         after ``proxy/`` in the links of Dask's pages to address and port), ``users`` (their names) or ``auth_request``
-        and ``sign_in``, ``log_ins_per_minute``, and ``passwords``, which changes with them. Nothing of it is secret.
+        and ``sign_in``, ``log_ins_per_minute``, and ``passwords``, which changes with them. ``pages``: the paths that
+        there are below a cluster's prefix and a worker's link, as a regular expression; ``log_ins``: user to what
+        ``credentials`` returns; ``headers`` (name to value): what is added to answers; ``dropped_headers`` and
+        ``forwarded_headers``: what is taken from answers of dashboards and from requests. Nothing of it is secret.
     :raises SettingsError: with every value that was refused.
     """
     reader = Reader(settings)
@@ -62,6 +121,7 @@ def proxy_site(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     if issuer == "cluster" and not plan["tls"]:
         reader.refuse("dask_proxy_issuer", issuer, "own, as with dask_tls: false the cluster has no authority")
     reader.finish()
+    clusters = sorted([*settings["beside"], cluster], key=lambda each: str(each["cluster"]))
     return {
         "implementation": implementation,
         "issuer": issuer,
@@ -70,8 +130,30 @@ def proxy_site(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "http_port": http_port,
         "https_port": https_port,
         "cluster": cluster,
-        "clusters": sorted([*settings["beside"], cluster], key=lambda each: str(each["cluster"])),
+        "clusters": clusters,
+        "pages": PAGES,
+        "log_ins": {user: credentials(user) for user in sorted({user for each in clusters for user in each["users"]})},
+        "headers": dict(HEADERS),
+        "dropped_headers": list(DROPPED_HEADERS),
+        "forwarded_headers": list(FORWARDED_HEADERS),
     }
+
+
+def credentials(user: str) -> str:
+    """Returns a regular expression for the header ``Authorization`` of whoever says to be that user.
+
+    It holds for every password. Base64 makes four characters of three bytes, so the one that the end of a name shares
+    with the password varies.
+    """
+    said = (user + ":").encode()
+    whole = len(said) - len(said) % 3
+    known, varying = base64.b64encode(said[:whole]).decode(), ""
+    shared = "".join("{0:08b}".format(byte) for byte in said[whole:])
+    if shared:
+        *fixed, last = (shared[start : start + 6] for start in range(0, len(shared), 6))
+        known += "".join(_BASE64[int(bits, 2)] for bits in fixed)
+        varying = "[{0}]".format(_BASE64[int(last.ljust(6, "0"), 2) : int(last.ljust(6, "1"), 2) + 1])
+    return "^(?i:basic) {0}{1}".format(known.replace("+", "[+]"), varying)
 
 
 def _read_names(reader: Reader, value: t.Any) -> list[str]:

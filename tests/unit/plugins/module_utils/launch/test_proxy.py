@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import typing as t
 
 import pytest
@@ -15,7 +17,12 @@ from hypothesis import strategies as st
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.proxy import proxy_site
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.proxy import (
+    HEADERS,
+    PAGES,
+    credentials,
+    proxy_site,
+)
 from ansible_collections.flotilla.dask.tests.unit import samples
 
 HASH = "$2b$10$" + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ."
@@ -70,6 +77,66 @@ def test_every_page_of_the_plan_has_a_route_and_nothing_else_has(workers: int, p
         for worker in range(workers)
         for process in range(processes)
     }
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("", "status", "status/ws", "individual-task-stream", "individual-task-stream/ws", "health", "metrics"),
+        *("info", "eventstream", "individual-plots.json", "json/counts.json", "json/index.html"),
+        *("info/main/workers.html", "info/worker/tls://10.0.1.1:9000.html"),
+        *("info/worker/tls%3A%2F%2F10.0.1.1%3A9000.html", "info/logs/tls://10.0.1.1:9000.html"),
+        *("info/task/('sum-1', 0, 1).html", "info/call-stacks/tls://[fd00::1]:9000.html"),
+        *("static/js/bokeh.min.js", "statics/css/base.css", "statics/individual-cluster-map.html"),
+    ],
+)
+def test_pages_of_dask_are_served(page: str) -> None:
+    assert re.fullmatch(PAGES, page)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("api/v1", "api/v1/retire_workers", "jupyter/", "jupyter/lab", "jupyter/api/kernels/1/channels"),
+        *("jupyter/terminals/websocket/1", "proxy/1/x/status", "proxy/1/x/ws", "proxy/9200/10.0.1.1/status"),
+        *("log-in/main", "configuration/", "status/", "status/autoload.js", "status/ws/ws", "/status", "status//ws"),
+        *("sitemap.json", "json/", "info/", "statics/", "STATUS", ".dask/main", "status\n", "status?x", "status;x"),
+        *("statics/..%2fapi/v1", "info/main/x"),
+    ],
+)
+def test_what_else_dask_serves_is_no_page(path: str) -> None:
+    assert not re.fullmatch(PAGES, path)
+
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,20}", fullmatch=True)
+
+
+@given(NAMES, NAMES, st.text(max_size=9), st.sampled_from(["Basic ", "basic ", "BASIC "]))
+def test_a_log_in_is_told_by_its_name_whatever_the_password(user: str, other: str, password: str, scheme: str) -> None:
+    header = scheme + base64.b64encode(f"{user}:{password}".encode()).decode()
+    assert re.search(credentials(user), header)
+    assert bool(re.search(credentials(other), header)) == (other == user)
+
+
+def test_the_log_ins_of_every_cluster_are_known() -> None:
+    zoo = proxy_site(settings(dask_cluster_name="zoo", dask_proxy_prefix="/zoo", dask_proxy_users={"zoe": HASH}))
+    known = proxy_site(settings(beside=[zoo["cluster"]]))["log_ins"]
+    assert known == {"alice": credentials("alice"), "zoe": credentials("zoe")}
+
+
+def test_answers_of_dashboards_keep_none_of_the_headers_that_the_proxy_gives() -> None:
+    site = proxy_site(settings())
+    assert site["headers"] == HEADERS
+    assert {*HEADERS, "Set-Cookie", "WWW-Authenticate", "Service-Worker-Allowed"} <= set(site["dropped_headers"])
+    assert not any('"' in value or "\n" in value for value in HEADERS.values())
+
+
+def test_pages_take_scripts_and_open_connections_nowhere_else() -> None:
+    policy = dict(each.strip().split(" ", 1) for each in HEADERS["Content-Security-Policy"].split(";"))
+    assert policy["connect-src"] == "'self'"
+    assert policy["script-src"] == "'self' 'unsafe-inline' 'unsafe-eval'"
+    for kind in ("default-src", "worker-src", "base-uri", "form-action", "frame-ancestors"):
+        assert policy[kind] == "'none'"
 
 
 def test_the_names_of_a_proxy_are_those_of_its_host_unless_the_inventory_says_others() -> None:
