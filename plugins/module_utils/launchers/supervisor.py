@@ -17,10 +17,12 @@ from ansible_collections.flotilla.dask.plugins.module_utils._accounts import Acc
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._service import Launcher, Observed, Plan, run, runs_with
-from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN, wait_for
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN, poll, wait_for
 
-STOPPING, BACKOFF = "STOPPING", "BACKOFF"
-RUNNING = ("STARTING", "RUNNING", BACKOFF, STOPPING)
+STARTING, STOPPING, BACKOFF = "STARTING", "STOPPING", "BACKOFF"
+RUNNING = (STARTING, "RUNNING", BACKOFF, STOPPING)
+SETTLE_SECONDS = 5.0
+"""Longer than a program has to run for supervisor to take it for started."""
 NO_DAEMON = 4
 """supervisorctl's exit status where nothing answers on the socket (LSB: status unknown)."""
 NOT_ALL_RUNNING = 3
@@ -70,7 +72,14 @@ class Supervisor(Launcher):
         return bool(self.daemon_definition) and read_text(self.configuration) != self.daemon_definition
 
     def observe(self) -> dict[str, Observed]:
-        states = self._states() or {}
+        states: dict[str, State] = {}
+
+        def has_settled() -> bool:
+            states.clear()
+            states.update(self._states() or {})
+            return not any(each.word == STARTING for each in states.values())
+
+        poll(has_settled, SETTLE_SECONDS)  # supervisor names the process of a program only then
         paths = glob.glob(os.path.join(glob.escape(self.programs), self.kind + "*.conf"))
         on_disk = {os.path.basename(path)[: -len(".conf")] for path in paths}
         # A program without a file is what a removal left that was interrupted.
