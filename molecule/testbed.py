@@ -182,12 +182,15 @@ def traces(hosts: Hosts) -> dict[str, str]:
     return {name: left for name, left in found.items() if left}
 
 
+REMOVE_ALL = {"dask_remove": "all"}
+
+
 def tear_down(ansible: Ansible, hosts: Hosts) -> None:
-    """Removes the cluster: nothing of it is left, and a second run has nothing to do."""
-    removed = ansible.playbook("flotilla.dask.teardown")
+    """Removes the cluster with all that it has: nothing of it is left, and a second run has nothing to do."""
+    removed = ansible.playbook("flotilla.dask.teardown", extra_vars=REMOVE_ALL)
     assert removed.ok, removed.problems
     assert traces(hosts) == {}
-    again = ansible.playbook("flotilla.dask.teardown")
+    again = ansible.playbook("flotilla.dask.teardown", extra_vars=REMOVE_ALL)
     assert (again.ok, again.changed) == (True, {}), again.problems
 
 

@@ -54,7 +54,7 @@ def other_run(path: str, run: str) -> Record | None:
     try:
         age = time.time() - os.stat(path, follow_symlinks=False).st_mtime
         record = json.loads(read_text(path) or "{}")
-    except (FileNotFoundError, ValueError):  # also where it is not UTF-8
+    except (FileNotFoundError, ValueError, RecursionError, DaskError):  # what is no record holds nobody up
         return None
     if not isinstance(record, dict) or not record.get("run"):
         return None

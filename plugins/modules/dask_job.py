@@ -28,9 +28,10 @@ options:
     description:
       - With V(finished) the task waits for the end and returns the result.
       - With V(submitted) it returns as soon as the job runs; M(flotilla.dask.dask_job_info) follows it.
+      - With V(cancelled) a job that runs is cancelled, and its record stays.
       - With V(absent) a running job is cancelled, and the record is removed.
     type: str
-    choices: [finished, submitted, absent]
+    choices: [finished, submitted, cancelled, absent]
     default: finished
   function:
     description:
@@ -154,6 +155,15 @@ def ensure_absent(job: _jobs.Job, check_mode: bool) -> dict[str, t.Any]:
     return {"changed": bool(record), "diff": difference(record, None)}
 
 
+def ensure_cancelled(job: _jobs.Job, check_mode: bool) -> dict[str, t.Any]:
+    record = job.record()
+    runs = record is not None and record["state"] == "running"
+    if runs and not check_mode:
+        job.cancel()
+        record = job.record()
+    return {"changed": runs, "job": record or {}}
+
+
 def ensure_submitted(
     job: _jobs.Job, cluster: Description, options: dict[str, t.Any], check_mode: bool
 ) -> dict[str, t.Any]:
@@ -222,6 +232,8 @@ def carry_out(
     job = _jobs.Job(owner, options["name"])
     if options["state"] == "absent":
         return ensure_absent(job, check_mode)
+    if options["state"] == "cancelled":
+        return ensure_cancelled(job, check_mode)
     outcome = ensure_submitted(job, cluster, options, check_mode)
     if options["state"] == "finished" and not (check_mode and outcome["changed"]):
         outcome["job"] = wait_for_end(job, options["progress"])
@@ -232,7 +244,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["finished", "submitted", "absent"], "default": "finished"},
+            "state": {
+                "type": "str",
+                "choices": ["finished", "submitted", "cancelled", "absent"],
+                "default": "finished",
+            },
             "cluster": {"type": "str"},
             "home": {"type": "str", "default": ""},
             "function": {"type": "str"},
@@ -263,7 +279,7 @@ def main() -> None:
     except DaskError as error:
         module.fail_json(msg=str(error))
     record = outcome.get("job", {})
-    if record.get("state") in ("failed", "cancelled"):
+    if record.get("state") in ("failed", "cancelled") and options["state"] != "cancelled":
         module.fail_json(msg=_jobs.describe_failure(record), **outcome)
     module.exit_json(**outcome)
 

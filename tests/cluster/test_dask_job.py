@@ -172,12 +172,17 @@ def test_a_job_can_be_submitted_followed_and_cancelled(ansible: Ansible, held: H
     assert other["failed"]
     assert "is running with another specification" in other["msg"]
 
+    assert ansible.job("--check", name=held.name, state="cancelled")["changed"]
     predicted = ansible.job("--check", name=held.name, state="absent")
     assert predicted["changed"]
     assert processes_that_mention(directory)
 
-    assert ansible.job(name=held.name, state="absent")["changed"]
+    cancelled = ansible.job(name=held.name, state="cancelled")
+    assert (cancelled["changed"], cancelled["job"]["state"]) == (True, "cancelled")
     assert not processes_that_mention(directory)
+    assert os.path.exists(directory)
+    assert not ansible.job(name=held.name, state="cancelled")["changed"]
+    assert ansible.job(name=held.name, state="absent")["changed"]
     assert not os.path.exists(directory)
     assert not ansible.job(name=held.name, state="absent")["changed"]
 

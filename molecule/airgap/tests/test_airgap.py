@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from pip._internal.models.index import PyPI
-from testbed import Ansible, Deployment, Hosts, Run
+from testbed import REMOVE_ALL, Ansible, Deployment, Hosts, Run
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCK = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "lock.yml")
@@ -206,7 +206,7 @@ def own_cluster(ansible: Ansible) -> Iterator[dict[str, object]]:
         ],
     }
     yield variables
-    removed = ansible.playbook("flotilla.dask.teardown", extra_vars=variables)
+    removed = ansible.playbook("flotilla.dask.teardown", extra_vars={**variables, **REMOVE_ALL})
     assert removed.ok, removed.problems
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from testbed import Ansible, Deployment, Hosts, Run, Scattered
+from testbed import REMOVE_ALL, Ansible, Deployment, Hosts, Run, Scattered
 
 SMALL = {
     "name": "small",
@@ -151,7 +151,7 @@ def test_ordinary_user_runs_a_second_cluster_under_supervisor_beside_the_first(a
         before, after = held.release()
     assert (after["bytes"], before["here"] in after["on"][0]) == (5_000_000, False)
 
-    removed = ansible.playbook("flotilla.dask.teardown", extra_vars=SECOND)
+    removed = ansible.playbook("flotilla.dask.teardown", extra_vars={**SECOND, **REMOVE_ALL})
     assert removed.ok, removed.problems
     for name, host in hosts.group("all").items():
         assert host.run("pgrep --full --euid operator [d]istributed").stdout == "", name

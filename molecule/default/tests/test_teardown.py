@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from testbed import Ansible, Hosts, tear_down
+from testbed import JOBS, REMOVE_ALL, Ansible, Hosts, tear_down, traces
 
 
-def test_teardown_ends_jobs_and_keeps_authority_and_bundles_until_it_is_told_not_to(
+def test_teardown_ends_jobs_and_keeps_records_authority_and_bundles_until_it_is_told_not_to(
     ansible: Ansible, hosts: Hosts, certificates_directory: Path
 ) -> None:
     endless = {"name": "endless", "function": "time:sleep", "arguments": [3600], "state": "submitted"}
@@ -20,16 +21,30 @@ def test_teardown_ends_jobs_and_keeps_authority_and_bundles_until_it_is_told_not
     assert bundle.ok, bundle.problems
     before = {path: path.read_bytes() for path in certificates_directory.rglob("*") if path.is_file()}
 
-    tear_down(ansible, hosts)
+    removed = ansible.playbook("flotilla.dask.teardown")
+    assert removed.ok, removed.problems
     after = {path: path.read_bytes() for path in certificates_directory.rglob("*") if path.is_file()}
     assert after == before
+    scheduler = hosts["scheduler"]
+    assert json.loads(scheduler.file(f"{JOBS}/endless/state.json").content)["state"] == "cancelled"
+    files = "find /etc/dask /opt/dask /var/lib/dask -type f -not -path '/var/lib/dask/main/jobs/*' | sort"
+    assert scheduler.run(files).stdout.split() == [
+        "/etc/dask/.flotilla-dask",
+        "/etc/dask/account.json",
+        "/etc/dask/main/.flotilla-dask",
+        "/etc/dask/main/created.json",
+        "/var/lib/dask/.flotilla-dask",
+    ]
+    assert scheduler.run("pgrep --list-full -u dask").stdout == ""
+    assert set(traces(hosts)) == {"scheduler"}
+    assert ansible.playbook("flotilla.dask.teardown").changed == {}
 
-    predicted, run = (
-        ansible.playbook("flotilla.dask.teardown", *options, extra_vars={"dask_remove": "all"})
-        for options in (["--check"], [])
-    )
-    assert run.ok, run.problems
-    assert predicted.changed == run.changed
-    assert run.roles == {"dask_certificates"}
+    predicted = ansible.playbook("flotilla.dask.teardown", "--check", extra_vars=REMOVE_ALL)
+    before_all = traces(hosts)
+    tear_down(ansible, hosts)
+    assert before_all != {}
+    assert set(predicted.changed) == {
+        "flotilla.dask.dask_certificates : Remove the authority and the clients' bundles from the controller",
+        "flotilla.dask.dask_common : Remove files, directories, and the account with the last cluster of the host",
+    }
     assert [path.name for path in certificates_directory.iterdir()] == ["issued.json"]
-    assert ansible.playbook("flotilla.dask.teardown", extra_vars={"dask_remove": "all"}).changed == {}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from engines import Container
-from testbed import Ansible, Hosts, tear_down, traces
+from testbed import REMOVE_ALL, Ansible, Hosts, tear_down, traces
 
 
 def test_teardown_leaves_nothing_but_what_somebody_built_upon_the_image(ansible: Ansible, hosts: Hosts) -> None:
@@ -14,7 +14,7 @@ def test_teardown_leaves_nothing_but_what_somebody_built_upon_the_image(ansible:
     image = Container(host, "worker-cpu-0").inspect()["Config"]["Image"]
     host.check_output(f"printf 'FROM {image}\\nENV LAB=1\\n' | DOCKER_BUILDKIT=0 docker build --tag lab:1 -")
     host.check_output("docker run --detach --name bob --label flotilla.dask.kind=worker lab:1 sleep infinity")
-    removed = ansible.playbook("flotilla.dask.teardown")
+    removed = ansible.playbook("flotilla.dask.teardown", extra_vars=REMOVE_ALL)
     assert removed.ok, removed.problems
     assert host.check_output("docker inspect --format '{{.State.Running}}' bob") == "true"
     assert set(traces(hosts)) == {"worker1"}

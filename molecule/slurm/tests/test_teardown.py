@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from testbed import Ansible, Hosts, traces, wait_until
+from testbed import REMOVE_ALL, Ansible, Hosts, traces, wait_until
 
 
 def test_teardown_ends_all_clusters_and_leaves_nothing(ansible: Ansible, hosts: Hosts) -> None:
-    removed = ansible.playbook("flotilla.dask.teardown")
+    removed = ansible.playbook("flotilla.dask.teardown", extra_vars=REMOVE_ALL)
     assert removed.ok, removed.problems
     wait_until(lambda: hosts["controller"].check_output("squeue --noheader") == "", "no job is left")
     assert traces(hosts) == {}
     assert not hosts["controller"].file('/shared/it\'s a "lab"/batch/main').exists
-    again = ansible.playbook("flotilla.dask.teardown")
+    again = ansible.playbook("flotilla.dask.teardown", extra_vars=REMOVE_ALL)
     assert (again.ok, again.changed) == (True, {}), again.problems

@@ -32,6 +32,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     runs_with,
     stamped,
 )
+from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
 
 NAMES = st.sampled_from(["scheduler", "worker-cpu-0", "worker-cpu-1", "worker-gpu-0"])
 DEFINITIONS = st.sampled_from(["sleep 1", "sleep 2"])
@@ -245,8 +246,12 @@ def environ(text: str) -> t.Iterator[int]:
     """A process with these variables, and no others."""
     pairs = dict(each.split("=", 1) for each in text.split())
     with subprocess.Popen(["sleep", "1000"], executable="/bin/sleep", env=pairs) as process:
-        yield process.pid
-        process.kill()
+        try:
+            # Its memory has them a moment after it was started.
+            wait_for(lambda: bool(Path(f"/proc/{process.pid}/environ").read_bytes()), 20, "the variables")
+            yield process.pid
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(
