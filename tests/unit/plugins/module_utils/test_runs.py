@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -72,7 +73,8 @@ def test_one_that_waits_goes_on_when_the_other_has_ended(path: Path) -> None:
     waiting.start()
     assert (other_run(str(path), "jan") or {})["run"] == "lena"
     path.unlink()
-    path.parent.rmdir()
+    with contextlib.suppress(OSError):  # the one that waits was faster
+        path.parent.rmdir()
     waiting.join()
     assert json.loads(path.read_text())["run"] == "jan"
 
