@@ -180,7 +180,7 @@ def run_processes(options: dict[str, t.Any], check_mode: bool) -> dict[str, t.An
         "stopped": list(steps.stop),
         "removed": list(steps.remove),
         "diff": diff(steps, observed),
-        "warnings": list(launcher.remarks),
+        "remarks": list(launcher.remarks),
     }
 
 
@@ -204,6 +204,8 @@ def main() -> None:
         outcome = run_processes(module.params, module.check_mode)
     except DaskError as error:
         module.fail_json(msg=str(error))
+    for remark in outcome.pop("remarks"):
+        module.warn(remark)
     module.exit_json(**outcome)
 
 
