@@ -131,7 +131,7 @@ def test_somebodys_container_with_our_labels_is_neither_stopped_nor_removed(cont
     containers.engine.add_container("lines", Labels={CLUSTER: "main\tx\ny", KIND: "worker"})
     before = json.dumps(list(containers.engine.containers.values()))
     for state in ("started", "stopped", "started", "absent"):
-        assert [each.split()[1] for each in containers.run(state)["warnings"]] == ["bob", "dask-main-bob"]
+        assert [each.split()[1] for each in containers.run(state)["remarks"]] == ["bob", "dask-main-bob"]
     assert json.dumps(list(containers.engine.containers.values())) == before
 
 
@@ -194,10 +194,10 @@ def test_the_image_that_is_needed_no_longer_goes_and_those_of_others_stay(contai
     ours = set(engine.images)
     theirs = engine.add_image("lab:1", **OURS)
     containers.run(image=OLD)
-    assert containers.run(image=NEW)["warnings"] == []
+    assert containers.run(image=NEW)["remarks"] == []
     assert set(engine.images) == {theirs, max(ours)}
     engine.add_image("lab:2", parent=max(ours))
-    [sentence] = containers.run("absent")["warnings"]
+    [sentence] = containers.run("absent")["remarks"]
     assert sentence == "Image {0} stays on this host: other images are built upon it.".format(NEW)
 
 
@@ -210,7 +210,7 @@ def test_somebodys_service_with_our_labels_is_neither_scaled_nor_removed(service
     services.engine.add("service", "dask-main_lab", **{NAMESPACE: "dask-main"})
     before = json.dumps(list(services.engine.swarm["service"].values()))
     for state in ("started", "absent"):
-        assert [each.split()[1] for each in services.run(state)["warnings"]] == ["bob", "dask-main_bob"]
+        assert [each.split()[1] for each in services.run(state)["remarks"]] == ["bob", "dask-main_bob"]
     assert json.dumps(list(services.engine.swarm["service"].values())) == before
 
 
