@@ -312,8 +312,11 @@ def processes_of(account: Account) -> dict[int, int]:
 
 
 def _is_same(path: str, namespace: str) -> bool:
-    """Whether a process has the same namespace as this one."""
-    return os.readlink("{0}/ns/{1}".format(path, namespace)) == os.readlink("/proc/self/ns/" + namespace)
+    """Whether a process has the same namespace as this one, or nobody may know, as in a container with few rights."""
+    try:
+        return os.readlink("{0}/ns/{1}".format(path, namespace)) == os.readlink("/proc/self/ns/" + namespace)
+    except PermissionError:
+        return True
 
 
 def _account(entry: pwd.struct_passwd) -> Account:

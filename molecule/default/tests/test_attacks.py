@@ -80,7 +80,7 @@ def victim(hosts: Hosts) -> Iterator[int]:
     """A process of root's."""
     host = hosts["scheduler"]
     yield int(host.check_output("setsid sleep 7655 > /dev/null 2>&1 & echo $!"))
-    host.run("pkill --full 'sleep 7655'")
+    host.run("pkill --full '[s]leep 7655'")
 
 
 def test_a_forged_record_ends_no_process_of_somebody_else_and_shows_no_file_of_roots(
@@ -95,6 +95,7 @@ def test_a_forged_record_ends_no_process_of_somebody_else_and_shows_no_file_of_r
     as_dask(host, f"echo {shlex.quote(state)} > {place}/state.json")
     as_dask(host, f"echo {shlex.quote(json.dumps(wanted))} > {place}/specification.json")
     host.check_output(f"runuser -u dask -- setsid flock {place}/lock sleep 7656 > /dev/null 2>&1 &")
+    wait_until(lambda: bool(host.run(f"flock --nonblock {place}/lock true").failed), "the lock is held")
     try:
         refused = cluster.job("forged", state="cancelled")
         assert refused["failed"]
@@ -102,7 +103,7 @@ def test_a_forged_record_ends_no_process_of_somebody_else_and_shows_no_file_of_r
         told = cluster.job("forged", state="finished", function="lab:f", rerun=True)
         assert "root:" not in json.dumps(told)
     finally:
-        host.run("pkill --full 'sleep 7656'")
+        host.run("pkill --full '[s]leep 7656'")
         host.run(f"rm -r {place}")
 
 
@@ -132,5 +133,5 @@ def test_a_local_user_reads_neither_keys_nor_what_is_asked_of_jobs(hosts: Hosts)
 def test_what_a_job_leaves_running_is_no_longer_there_when_the_account_goes(cluster: Cluster, hosts: Hosts) -> None:
     job = cluster.job("leftover", script="leftover.py", content=LEFTOVER)
     assert not job.get("failed"), job["msg"]
-    wait_until(lambda: bool(hosts["scheduler"].run("pgrep --full 'sleep 7654'").stdout), "the process runs")
+    wait_until(lambda: bool(hosts["scheduler"].run("pgrep --full '[s]leep 7654'").stdout), "the process runs")
     # The test of teardown looks that no process of the account is left.

@@ -190,6 +190,14 @@ def test_a_process_of_another_container_on_this_host_is_left_alone(
     monkeypatch.setattr(os, "readlink", elsewhere)
     assert sleeper.pid not in processes_of(nobody)
 
+    def secret(path: str) -> str:
+        if path.startswith(f"/proc/{sleeper.pid}/ns/"):
+            raise PermissionError(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "readlink", secret)
+    assert sleeper.pid in processes_of(nobody)
+
     def hidden(path: str) -> str:
         return "user:[1]" if path == f"/proc/{sleeper.pid}/ns/user" else elsewhere(path)
 
