@@ -34,6 +34,8 @@ PATIENCE = 120.0
 """Seconds that work of an account may take beyond what it is meant to: it can be stopped by any task."""
 END_SECONDS = 30.0
 """Seconds within which all processes of an account have to be gone after they were killed."""
+QUIET_LOOKS = 50
+"""How often in a row no process has to be found before none counts as there."""
 INHERITED = ("LANG", "PATH", "TZ")
 """What a process of an account has of root's environment, which may hold secrets."""
 
@@ -57,7 +59,10 @@ class Account:
 
     def popen(self) -> dict[str, t.Any]:
         """Returns the options with which ``subprocess`` starts a process of this account, for good."""
-        return {"user": self.uid, "group": self.gid, "extra_groups": self.groups} if self.is_other else {}
+        if not self.is_other:
+            return {}
+        # A session of its own, as it could type into a terminal that it has in common with root.
+        return {"user": self.uid, "group": self.gid, "extra_groups": self.groups, "start_new_session": True}
 
     def environment(self) -> dict[str, str]:
         """Returns the environment variables of its processes: this process's own, or little of root's."""
@@ -96,9 +101,12 @@ class Account:
             said = None
             try:
                 said = read_answer(t.cast("t.IO[bytes]", process.stdout).fileno(), seconds, until_line=False)
+                if said is not None:
+                    process.wait(END_SECONDS)  # having said all, it ends
+            except subprocess.TimeoutExpired:
+                said = None
             finally:
-                if said is None:
-                    process.kill()
+                process.kill()
         if said is None:
             raise DaskError("'{0}' as account {1} took more than {2:g} s.".format(" ".join(argv), self.name, seconds))
         return process.returncode, said.decode(errors="replace")
@@ -213,8 +221,8 @@ def is_only_roots(path: str) -> bool:
             left += target.split("/")[::-1]
             current = "/" if target.startswith("/") else os.path.dirname(current)
             continue
-        others = found.st_mode & 0o002 or (found.st_mode & 0o020 and found.st_gid != 0)
-        if others and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
+        # Also for root's own group: with an access list, what the group may is what anybody on the list may.
+        if found.st_mode & 0o022 and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
             return False
     return True
 
@@ -265,22 +273,27 @@ def _process_handle(process: int) -> int | None:
 def end_processes(account: Account) -> None:
     """Kills every process that runs as an account, except for those of other containers on this host.
 
-    They are stopped first, all of them, so that none starts others meanwhile.
+    They are stopped first, all of them, so that none starts others meanwhile; and looked for again and again, as one
+    that forks and ends all the time is easily missed.
 
     :raises DaskError: some of them are still there; names them.
     """
     if not account.is_other:
         raise DaskError("The processes of account {0} are refused: they may be anybody's.".format(account.name))
 
+    quiet = 0
+
     def gone() -> bool:
+        nonlocal quiet
         found = processes_of(account)
+        quiet = 0 if found else quiet + 1
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for process, started in found.items():
                 with contextlib.suppress(PermissionError):
                     signal_process(process, started, number)
-        return not found
+        return quiet >= QUIET_LOOKS
 
-    if not poll(gone, END_SECONDS):
+    if not poll(gone, END_SECONDS, longest_pause=0.02):
         left = processes_of(account)
         if left:
             raise DaskError(
@@ -305,10 +318,18 @@ def processes_of(account: Account) -> dict[int, int]:
             elsewhere = not _is_same(path, "pid") and _is_same(path, "user")
         except OSError:  # it has ended
             continue
-        is_alive = fields["State"].split()[0] not in ("Z", "X")
-        if started is not None and is_alive and not elsewhere and str(account.uid) in fields["Uid"].split():
+        if started is not None and _is_alive(path) and not elsewhere and str(account.uid) in fields["Uid"].split():
             found[process] = started
     return found
+
+
+def _is_alive(path: str) -> bool:
+    """Whether a process has a thread that lives; its first one may have ended before the others."""
+    for thread in glob.glob(path + "/task/*/stat"):
+        with contextlib.suppress(OSError), open(thread, "rb") as file:
+            if file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X"):
+                return True
+    return False
 
 
 def _is_same(path: str, namespace: str) -> bool:
@@ -329,6 +350,7 @@ def _answer(account: Account, work: t.Callable[[], t.Any], writing: int) -> t.No
     try:
         try:
             variables = account.environment()
+            os.setsid()
             become(account)
             os.chdir("/")
             os.umask(0o022)

@@ -150,8 +150,8 @@ def _start(cluster: Description, task: list[str], errors: t.IO[bytes]) -> subpro
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Ends a process, and does not wait for what it may have started, which can keep its output open."""
     process.kill()
-    with process:
-        pass
+    with process, contextlib.suppress(BrokenPipeError):
+        t.cast("t.IO[bytes]", process.stdin).close()  # what it was asked and did not read
 
 
 def _read(cluster: Description, timeout: float, process: subprocess.Popen[bytes], errors: t.IO[bytes]) -> t.Any:

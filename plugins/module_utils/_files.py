@@ -34,6 +34,8 @@ _MOST_LINKS = 40
 LARGEST_TEXT = 64 * 2**20
 """Bytes of a file that is read as a whole."""
 _LAST_BYTES = 16384
+_TEMPORARY = ".{0}.flotilla-{1}"
+"""The name under which a file is written, by which process."""
 _MOST_ROUNDS = 100
 """How often a directory is emptied before whoever goes on writing to it is blamed."""
 _IRREGULAR = "{0} is refused: it is not a regular file. Remove it, or move it away."
@@ -134,9 +136,10 @@ def write_text(path: str, text: str, mode: int = 0o644, owner: tuple[int, int] |
     :raises DaskError: its directory is reached over a link that others may have made.
     """
     with opened_parent(path) as (parent, name):
-        temporary = ".{0}.flotilla-{1}".format(name, os.getpid())
-        with contextlib.suppress(FileNotFoundError):  # of a run that was killed
-            os.unlink(temporary, dir_fd=parent)
+        temporary = _TEMPORARY.format(name, os.getpid())
+        for left in stale_parts(path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.basename(left), dir_fd=parent)
         descriptor = os.open(temporary, _NEW_FILE, 0o600, dir_fd=parent)
         try:
             with open(descriptor, "w", encoding="utf-8") as file:
@@ -150,6 +153,15 @@ def write_text(path: str, text: str, mode: int = 0o644, owner: tuple[int, int] |
         except BaseException:
             os.unlink(temporary, dir_fd=parent)
             raise
+
+
+def stale_parts(path: str) -> list[str]:
+    """Returns the temporary files that writers of a file have left who were killed."""
+    directory, start = os.path.dirname(path), _TEMPORARY.format(os.path.basename(path), "")
+    found = [name for name in names_in(directory) if name.startswith(start)]
+    writers = {name: name[len(start) :] for name in found}
+    dead = [name for name, pid in writers.items() if pid == str(os.getpid()) or not os.path.exists("/proc/" + pid)]
+    return [os.path.join(directory, name) for name in dead]
 
 
 @contextlib.contextmanager
@@ -261,7 +273,12 @@ def remove_tree(path: str) -> bool:
 
 def refuse_mounted(path: str) -> None:
     """:raises DaskError: file systems are mounted at a path or below, so that removing it would empty them."""
-    mounted = [each for each in _mount_points() if each == path or each.startswith(path.rstrip("/") + "/")]
+    try:
+        with opened_parent(path) as (parent, name):
+            real = os.path.join(os.readlink("/proc/self/fd/{0}".format(parent)), name)  # as mounts are listed
+    except OSError:
+        real = path
+    mounted = [each for each in _mount_points() if each == real or each.startswith(real.rstrip("/") + "/")]
     if mounted:
         raise DaskError(
             "{0} is not removed, as file systems are mounted in it: {1}. Unmount them, and run this again.".format(

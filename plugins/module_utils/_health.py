@@ -26,7 +26,7 @@ def workers(identity: t.Mapping[str, t.Any], now: float) -> list[Worker]:
     """
     try:
         found = [_worker(address, each, now) for address, each in identity["workers"].items()]
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DaskError(
             "The scheduler does not describe its workers as Dask does ({0!r}). A task may have changed it. Restart the "
             "scheduler.".format(error)

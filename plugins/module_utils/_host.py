@@ -11,7 +11,6 @@ clusters use the account stands in one place of the host.
 
 from __future__ import annotations
 
-import contextlib
 import grp
 import json
 import os
@@ -37,6 +36,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._files import (
     refuse_mounted,
     remove_tree,
     rename,
+    stale_parts,
     status,
     write_text,
 )
@@ -139,6 +139,13 @@ class Host:
                 check(path)
             except (DaskError, OSError) as error:
                 problems.append(str(error))
+        if self.account and not removes and _account(self.account) is None and _is_group(self.account):
+            problems.append(
+                "Group {0} is refused: it is there without an account of its name, and would go with that. Remove it; "
+                "or, if it is meant for Dask, make the account too, with the shell /usr/sbin/nologin.".format(
+                    self.account
+                )
+            )
         found = _account(self.account) if self.account and not removes else None
         if found and posixpath.basename(found.pw_shell) not in NO_LOGIN:
             problems.append(
@@ -211,7 +218,7 @@ class Host:
             if ours:
                 before = "account: {0}\n".format(self.account)
                 steps.append(Step("account " + self.account, before, "", lambda: run(["userdel", self.account])))
-            if users:
+            if users or status(USERS) is not None:
                 steps += self._plan_users(others)
         gone = {step.what for step in steps if step.after == ""}
         above = {each for path in recorded for each in _ancestors(path)}
@@ -258,18 +265,28 @@ class Host:
                     path, _name_of(found.st_uid), " and of account " + self.account if self.account else ""
                 )
             )
-        if path not in self._recorded() and not _is_empty(path):
+        recorded = path in self._recorded()
+        if not _is_empty(path) and not (recorded and (found.st_uid != 0 or not self.account)):
             raise DaskError(_NOT_OURS.format(path))
 
     def _refuse_unsafe_parents(self, path: str) -> None:
         """Others could move away what is in a directory that they can write to, and put something else there."""
         trusted = {0, os.geteuid()}
-        for above in _ancestors(path):
+        # A directory that everybody may put something into is for what workers spill, and not for programs and keys.
+        shared = stat.S_ISVTX if path not in self.own or not self.account else 0
+        own_group = {os.getegid()} if os.geteuid() else set()
+        for above in dict.fromkeys([*_ancestors(path), *_ancestors(os.path.realpath(path))]):
             found = directory_status(above)
             if found is None:
                 continue
-            others = found.st_mode & 0o002 or (found.st_mode & 0o020 and found.st_gid not in (0, os.getegid()))
-            if found.st_uid not in trusted or (others and not found.st_mode & stat.S_ISVTX):
+            mark = self._mark(above)
+            if mark is not None and mark["cluster"]:
+                raise DaskError(
+                    "{0} is refused: it is in {1}, which belongs to cluster {2!r} and goes with it. Name another "
+                    "directory.".format(path, above, mark["cluster"])
+                )
+            others = found.st_mode & 0o002 or (found.st_mode & 0o020 and found.st_gid not in own_group)
+            if found.st_uid not in trusted or (others and not found.st_mode & shared):
                 raise DaskError(
                     "{0} is refused: others than {1} can write to {2} above it (owner {3}, mode {4:04o}), and so "
                     "replace it. Correct the owner and the mode, or name another directory.".format(
@@ -306,21 +323,27 @@ class Host:
         return {0, account.pw_uid} if account else {0}
 
     def _make_account(self) -> None:
-        group = ["--user-group"]
-        with contextlib.suppress(KeyError):
-            group = ["--gid", str(grp.getgrnam(self.account).gr_gid)]
-        words = ["--system", *group, "--no-create-home", "--home-dir", self.home]  # all its clusters'
+        words = ["--system", "--user-group", "--no-create-home", "--home-dir", self.home]  # all its clusters'
         run(["useradd", *words, "--shell", "/usr/sbin/nologin", "--comment", COMMENT, self.account])
 
     def _users_of_account(self) -> list[str]:
         """Returns the configuration directories of the clusters that use the account."""
         if not self.account:
             return []
-        found = read_json(read_text(USERS) or "[]")
-        return sorted({path for path in found if isinstance(path, str)}) if isinstance(found, list) else []
+        text = read_text(USERS)
+        found = read_json(text) if text else []
+        if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
+            raise DaskError(
+                "{0} is refused: it is not what the collection wrote. It lists the configuration directories of the "
+                "clusters that use account {1}. Correct it, as a list of paths.".format(USERS, self.account)
+            )
+        beside = posixpath.dirname(USERS)
+        marked = [posixpath.join(beside, name) for name in names_in(beside)]
+        found += [path for path in marked if _is_real_directory(path) and (self._mark(path) or {}).get("cluster")]
+        return sorted({path for path in found if status(path) is not None})
 
     def _plan_users(self, users: t.Iterable[str]) -> Steps:
-        before = self._users_of_account()
+        before = read_json(read_text(USERS) or "[]")
         after = sorted(set(users))
         if before == after:
             return []
@@ -332,7 +355,11 @@ class Host:
     def _may_take(self, path: str) -> bool:
         """Whether what was written down before it was made is not what somebody else has made instead."""
         found = status(path)
-        return found is not None and (os.geteuid() != 0 or found.st_uid in self._user_numbers())
+        if found is None:
+            return False
+        account = _account(self.account) if self.account else None
+        wanted = account.pw_uid if account else os.geteuid()
+        return found.st_uid == wanted or (os.geteuid() == 0 and found.st_uid == 0 and _is_empty(path))
 
     def _recorded(self) -> dict[str, bool]:
         """Returns what the record says. :raises DaskError: somebody else wrote it."""
@@ -364,7 +391,10 @@ class Host:
 
     def _plan_leftovers(self) -> Steps:
         """Returns how to remove what a run that was killed left beside the cluster's directories."""
-        found = [(_part_of(path), status(_part_of(path))) for path in (*self.parents, *self.marked)]
+        left = [_part_of(path) for path in (*self.parents, *self.marked)]
+        if self.account:
+            left += stale_parts(USERS)
+        found = [(path, status(path)) for path in left]
         return [_removing(path) for path, there in found if there is not None and there.st_uid == os.geteuid()]
 
 
@@ -373,6 +403,18 @@ def _account(name: str) -> pwd.struct_passwd | None:
         return pwd.getpwnam(name)
     except KeyError:
         return None
+
+
+def _is_group(name: str) -> bool:
+    try:
+        return bool(grp.getgrnam(name))
+    except KeyError:
+        return False
+
+
+def _is_real_directory(path: str) -> bool:
+    found = status(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def _is_made(name: str) -> bool:
@@ -399,10 +441,9 @@ def _is_in(path: str, directory: str) -> bool:
 
 def _ancestors(path: str) -> t.Iterator[str]:
     """Yields the directories above a path, without the root directory."""
-    above = posixpath.dirname(path)
-    while above != "/":
-        yield above
-        above = posixpath.dirname(above)
+    while posixpath.dirname(path) not in (path, "/"):
+        path = posixpath.dirname(path)
+        yield path
 
 
 def _is_empty(path: str) -> bool:

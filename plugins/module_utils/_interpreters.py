@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -49,11 +50,15 @@ def supported_interpreter(command: str) -> Python:
 def refuse_others_programs(command: str) -> None:
     """Root runs no program that others can change. :raises DaskError: it would be one."""
     path = shutil.which(command)
-    if os.geteuid() == 0 and path and not is_only_roots(path):
+    prefix = os.path.dirname(os.path.dirname(path or ""))
+    # Python runs what lies in these when it starts.
+    places = glob.glob(os.path.join(glob.escape(prefix), "lib", "python*", "*-packages"))
+    places += glob.glob(os.path.join(glob.escape(prefix), "pyvenv.cfg"))
+    if os.geteuid() == 0 and path and not all(map(is_only_roots, (path, *places))):
         raise DaskError(
-            "{0} is refused: others than root can change {1}, its link, or a directory above it, and root would run "
-            "it. Name one that belongs to root (dask_environment_python), or leave out what root would do with it "
-            "(dask_environment_plugins where dask_environment_method is existing).".format(command, path)
+            "{0} is refused: others than root can change {1}, its link, its packages, or a directory above, and "
+            "root would run it. Name one that belongs to root (dask_environment_python), or leave out what root would "
+            "do with it (dask_environment_plugins where dask_environment_method is existing).".format(command, path)
         )
 
 

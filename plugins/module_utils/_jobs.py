@@ -146,7 +146,7 @@ class Job:
             if wanted is None or state is None:
                 return None
             return self._describe(wanted, state, result, alive)
-        except (AttributeError, KeyError, OSError, TypeError, ValueError, DaskError) as error:
+        except (ArithmeticError, AttributeError, KeyError, OSError, TypeError, ValueError, DaskError) as error:
             return {
                 "name": self.name,
                 "state": "failed",

@@ -320,6 +320,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import over
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import (
     ACCOUNT,
     Layout,
+    absolute,
+    is_identifier,
     layout,
     own_directory,
 )
@@ -382,12 +384,15 @@ def is_systems(options: dict[str, t.Any]) -> bool:
 
 def place_of(options: dict[str, t.Any]) -> Layout:
     """Where the cluster's files are, or will be."""
-    return layout(options["cluster"], "system" if is_systems(options) else "user", options["home"], user_directory())
+    home = absolute(options["home"]) if options["home"].startswith("/") else options["home"]
+    return layout(options["cluster"], "system" if is_systems(options) else "user", home, user_directory())
 
 
 def claims(options: dict[str, t.Any], place: Layout) -> dict[str, t.Any]:
     """Whether the cluster's directories have to be made its own yet, and what is in the way of that."""
-    named = [posixpath.normpath(path) for path in options["local_directories"] if path.startswith("/")]
+    if options["home"] and not options["home"].startswith("/"):
+        return {"problems": [], "unclaimed": False}  # which the plan refuses
+    named = [absolute(path) for path in options["local_directories"] if path.startswith("/")]
     local = [posixpath.join(path, own_directory(options["cluster"])) for path in named]
     host = Host(
         {
@@ -528,9 +533,11 @@ def main() -> None:
     )
     options: dict[str, t.Any] = module.params
     place = place_of(options)
-    record = record_path(options["cluster"], place.configuration, user_directory()) if options["exclusive"] else ""
+    # A name that is none is refused by the plan, and leads to no file before that.
+    named = options["exclusive"] and is_identifier(options["cluster"])
+    record = record_path(options["cluster"], place.configuration, user_directory()) if named else ""
     try:
-        directories = [posixpath.normpath(path) for path in options["directories"]]
+        directories = [absolute(path) for path in options["directories"]]
         if record:
             # First of all, as what is found out is true only while no other run changes it.
             be_exclusive(module, record)
@@ -555,7 +562,7 @@ def main() -> None:
             "platform": host_platform(),
             "libc": libc_version(),
             "python": {} if options["python"] is None else asdict(supported_interpreter(options["python"])),
-            "taken": {str(port): found["cluster"] for found in others for port in found["ports"]},
+            "taken": {str(port): found["cluster"] for found in others for port in found.get("ports", [])},
             "firewall": has_traces(options["cluster"]),
             "nft": find_nft() is not None,
             "account": account_numbers(ACCOUNT),

@@ -144,7 +144,7 @@ def change_workers(cluster: Description, options: dict[str, t.Any], check_mode: 
     try:
         _workers.check(state, asked, drained)
         totals = {key: sum(int(each[key]) for each in drained.values()) for key in ("moved", "moved_bytes")}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DaskError(
             "The scheduler does not say what became of the workers ({0!r}). A task may have changed it. Restart the "
             "scheduler.".format(error)

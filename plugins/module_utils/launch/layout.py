@@ -11,6 +11,7 @@ removing its directories.
 from __future__ import annotations
 
 import posixpath
+import re
 import typing as t
 from dataclasses import dataclass
 
@@ -28,13 +29,34 @@ CLIENT_PRELOAD = "DASK_DISTRIBUTED__CLIENT__PRELOAD"
 module that ``PYTHONPATH`` has, and so goes with that and isn't in Dask's configuration file."""
 
 
+_IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _SYSTEM = ("/", "/dev", "/home", "/root", "/var", "/var/cache", "/var/lib", "/var/log", "/var/spool")
 """Directories of the system that are nobody's to give away."""
-_KERNEL = ("/boot", "/proc", "/sys")
-_SYSTEM_TREES = (*_KERNEL, "/bin", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/run", "/sbin", "/usr", "/var/run")
-_CONTROL = ("containerd", "crio", "dbus", "docker.sock", "podman", "systemd")
-"""What in ``/run`` gives root to whoever can speak to it."""
+_NOBODYS = (
+    "/boot",
+    "/lost+found",
+    "/proc",
+    "/sys",
+    "/var/lib/containerd",
+    "/var/lib/docker",
+    "/var/lib/dpkg",
+    "/var/lib/rpm",
+)
+_SYSTEM_TREES = (*_NOBODYS, "/bin", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/run", "/sbin", "/usr", "/var/run")
+_CONTROL = ("containerd", "crio", "dbus", "podman", "systemd", "user")
+_SOCKETS = ("containerd.sock", "crio.sock", "docker.sock", "podman.sock")
+"""What gives root, or another user's rights, to whoever can speak to it: in ``/run``, and wherever it is."""
 _PRODUCT = ("/etc/dask", "/etc/dask-firewall", "/etc/dask-proxy", "/opt/dask", "/opt/dask-proxy", "/var/lib/dask")
+
+
+def absolute(path: str) -> str:
+    """Returns an absolute path in the one form that others are compared with."""
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def is_identifier(name: t.Any) -> bool:
+    """Whether a name can be that of a cluster, a group or an environment, and so part of paths and of units' names."""
+    return isinstance(name, str) and _IDENTIFIER.fullmatch(name) is not None
 
 
 def refusal(path: str, mounted: bool = False) -> str:
@@ -43,12 +65,12 @@ def refusal(path: str, mounted: bool = False) -> str:
     :param path: An absolute path.
     :param mounted: Whether it is only mounted into containers, which takes less.
     """
-    path = "/" + posixpath.normpath(path).lstrip("/")
-    trees = (*_KERNEL, "/dev") if mounted else _SYSTEM_TREES
+    path = absolute(path)
+    trees = (*_NOBODYS, "/dev") if mounted else _SYSTEM_TREES
     controls = tuple(posixpath.join(run, name) for run in ("/run", "/var/run") for name in _CONTROL)
     if path in (*_SYSTEM, *_SYSTEM_TREES) or any(_is_in(path, tree) for tree in trees):
         return "it is the system's"
-    if mounted and any(_is_in(path, control) for control in controls):
+    if mounted and (any(_is_in(path, control) for control in controls) or posixpath.basename(path) in _SOCKETS):
         return "whoever reaches it is root"
     if any(_is_in(path, tree) for tree in _PRODUCT):
         return "it is the collection's own"

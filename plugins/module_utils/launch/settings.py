@@ -10,7 +10,6 @@ The keys are the inventory's variable names, so that a message names what the us
 from __future__ import annotations
 
 import ipaddress
-import posixpath
 import re
 import typing as t
 from dataclasses import dataclass, field, fields
@@ -20,7 +19,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._locks import has_pa
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import OLDEST_GLIBC, Python, runs_uv
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import refusal
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import absolute, is_identifier, refusal
 
 AUTO = "auto"
 LAUNCHERS = (AUTO, "systemd", "supervisor", "docker", "swarm", "batch")
@@ -42,7 +41,6 @@ NEEDED_PACKAGES = ("distributed", "prometheus_client")
 """Without it Dask's ``/metrics`` answers, with nothing, and no alert ever fires."""
 DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
 
-_IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORD = re.compile(r"[^\s\x00-\x1f\x7f=,'\"]+")
 _ADDRESS = re.compile(r"[A-Za-z0-9:][A-Za-z0-9._:-]*")
@@ -247,7 +245,7 @@ class Reader:
             raise SettingsError(self.problems)
 
     def identifier(self, variable: str, value: t.Any) -> str:
-        if isinstance(value, str) and _IDENTIFIER.fullmatch(value) and len(value) <= 32:
+        if is_identifier(value):
             return str(value)
         self.refuse(
             variable, value, "a name of at most 32 lower-case letters, digits and '_' that starts with a letter"
@@ -289,7 +287,7 @@ class Reader:
         if value in (None, ""):
             return ""
         if isinstance(value, str) and _PATH.fullmatch(value):
-            return posixpath.normpath(value)
+            return absolute(value)
         self.refuse(variable, value, "an absolute path of letters, digits and '/._+@~-'")
         return ""
 
@@ -336,9 +334,14 @@ class Reader:
             if not found:
                 self.refuse(where, text, "an absolute path, or SOURCE:PATH, and :ro after it where nobody writes there")
                 continue
-            source, path = (posixpath.normpath(found[name] or found["source"]) for name in ("source", "path"))
-            if refusal(source, mounted=True):
-                self.refuse(where, text, "a directory for the cluster; {0}".format(refusal(source, mounted=True)))
+            source, path = (absolute(found[name] or found["source"]) for name in ("source", "path"))
+            for each in dict.fromkeys((source, path)):
+                if refusal(each, mounted=True):
+                    self.refuse(
+                        where, text, "another directory than {0}; {1}".format(each, refusal(each, mounted=True))
+                    )
+            if path in ("/etc/group", "/etc/passwd"):
+                self.refuse(where, text, "another place in the containers, which have the host's file there")
             if any(path == other.path for other in result):
                 self.refuse(where, text, "one volume for each path in the containers")
             result.append(Volume(source=source, path=path, read_only=found["mode"] == ":ro"))

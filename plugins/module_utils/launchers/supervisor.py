@@ -37,7 +37,7 @@ INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER")
 
 SHUTTING_DOWN = "SHUTDOWN_STATE"
 """What supervisorctl says of a daemon that is ending its programs, and then itself."""
-STATUS = re.compile(r"(?P<name>\S+) +(?P<word>[A-Z]+)\b( +pid (?P<pid>\d+),)?")
+STATUS = re.compile(r"(?P<name>[a-z0-9_-]+) +(?P<word>[A-Z]+)\b( +pid (?P<pid>[0-9]{1,10}),)?")
 """A line of 'supervisorctl status'."""
 
 
@@ -134,7 +134,7 @@ class Supervisor(Launcher):
         running = self._running()
         if running is not None:
             said = self._control("pid").strip()
-            process = int(said) if said.isdigit() else 0
+            process = int(said) if re.fullmatch("[0-9]{1,10}", said) else 0
             started = start_time(process)
             self._stop(*(name for name in running if name != SCHEDULER))
             self._control("shutdown")

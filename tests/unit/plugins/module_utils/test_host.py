@@ -170,7 +170,7 @@ def test_nothing_is_kept_that_is_no_directory_with_something_in_it(options: Opti
     assert os.path.exists("/etc/passwd")
 
 
-@pytest.mark.parametrize(("mode", "refused"), [(0o777, True), (0o775, False), (0o1777, False), (0o757, True)])
+@pytest.mark.parametrize(("mode", "refused"), [(0o777, True), (0o775, True), (0o1777, False), (0o757, True)])
 def test_a_directory_is_refused_below_one_that_others_can_write_to(
     options: Options, tmp_path: Path, mode: int, refused: bool
 ) -> None:
@@ -345,3 +345,51 @@ def test_removal_leaves_what_somebody_else_made_in_place_of_what_was_written_dow
     a_directory_of(12345, local)
     configure({**options, "state": "absent"}, check_mode=False)
     assert [path.name for path in tmp_path.rglob("*")] == ["scratch", "dask-main"]
+
+
+def test_a_cluster_inside_the_directory_of_another_one_is_refused(options: Options, tmp_path: Path) -> None:
+    assert changed(options)
+    inside = layout("other", "user", str(tmp_path / ".dask" / "main"), "").as_dict()
+    with pytest.raises(DaskError, match="which belongs to cluster 'main' and goes with it"):
+        configure({**options, "cluster": "other", "directories": inside, "writable": []}, check_mode=False)
+
+
+@pytest.mark.parametrize("home", ["lab", "~/lab", "5", "//srv/lab", "."])
+def test_a_path_that_is_none_is_no_endless_search(options: Options, home: str) -> None:
+    options["directories"] = layout("main", "user", home, "").as_dict()
+    assert isinstance(Host(options).parents, list)
+
+
+def test_a_mount_is_found_behind_a_link(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / ".dask").symlink_to(tmp_path / "real")
+    assert changed(options)
+    monkeypatch.setattr(_files, "_mount_points", lambda: ["/", str(tmp_path / "real" / "main" / "var")])
+    with pytest.raises(DaskError, match="file systems are mounted in it"):
+        configure({**options, "state": "absent"}, check_mode=False)
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    dead, alive = (tmp_path / f".file.flotilla-{pid}" for pid in (2**22 + 5, os.getppid()))
+    for path in (dead, alive):
+        path.touch()
+    _files.write_text(str(tmp_path / "file"), "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, "file"])
+
+
+@pytest.fixture
+def account_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The list of who uses the account, of a host of the test's own."""
+    path = tmp_path / "etc" / "account.json"
+    path.parent.mkdir()
+    monkeypatch.setattr(_host, "USERS", str(path))
+    return path
+
+
+@pytest.mark.parametrize("text", ["{", "7", "[7]", '{"a": 1}'])
+def test_a_damaged_list_of_who_uses_the_account_ends_nobodys_processes(
+    options: Options, account_users: Path, text: str
+) -> None:
+    account_users.write_text(text)
+    with pytest.raises(DaskError, match=r"account\.json is refused: it is not what the collection wrote"):
+        Host({**options, "account": "daemon", "state": "absent"}).plan_absent()

@@ -68,6 +68,8 @@ def test_root_refuses_what_it_would_have_to_run_itself(others_environment: tuple
     prefix, ran = others_environment
     with pytest.raises(DaskError, match=r"others than root can change .*/bin/python, and root would run it"):
         check_environment(prefix, systems=False)
-    with pytest.raises(DaskError, match=r"others than root can change .*/bin/python, its link, or a directory above"):
+    with pytest.raises(
+        DaskError, match=r"others than root can change .*/bin/python, its link, its packages, or a directory above"
+    ):
         interpreter(prefix + "/bin/python")
     assert not ran.exists()
