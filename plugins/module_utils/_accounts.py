@@ -315,7 +315,7 @@ def processes_of(account: Account) -> dict[int, int]:
         try:
             with open(path + "/status", encoding="utf-8", errors="replace") as file:
                 fields = dict(line.rstrip("\n").split(":", 1) for line in file if ":" in line)
-            elsewhere = not _is_same(path, "pid") and _is_same(path, "user")
+            elsewhere = _is_elsewhere(path, fields)
         except OSError:  # it has ended
             continue
         if started is not None and _is_alive(path) and not elsewhere and str(account.uid) in fields["Uid"].split():
@@ -332,12 +332,10 @@ def _is_alive(path: str) -> bool:
     return False
 
 
-def _is_same(path: str, namespace: str) -> bool:
-    """Whether a process has the same namespace as this one, or nobody may know, as in a container with few rights."""
-    try:
-        return os.readlink("{0}/ns/{1}".format(path, namespace)) == os.readlink("/proc/self/ns/" + namespace)
-    except PermissionError:
-        return True
+def _is_elsewhere(path: str, fields: t.Mapping[str, str]) -> bool:
+    """Whether a process has numbers of processes of its own, but this host's users."""
+    with open(path + "/uid_map", encoding="utf-8") as theirs, open("/proc/self/uid_map", encoding="utf-8") as ours:
+        return len(fields.get("NSpid", "").split()) > 1 and theirs.read() == ours.read()
 
 
 def _account(entry: pwd.struct_passwd) -> Account:

@@ -178,31 +178,33 @@ def test_roots_own_processes_are_never_ended() -> None:
         end_processes(root)
 
 
-def test_a_process_of_another_container_on_this_host_is_left_alone(
-    nobody: Account, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("options", "found"), [(["--pid"], False), (["--pid", "--user"], True)], ids=str)
+def test_a_process_of_another_container_is_left_alone_and_one_that_hides_in_numbers_of_its_own_is_not(
+    nobody: Account, options: list[str], found: bool
 ) -> None:
-    real = os.readlink
+    # A container has other numbers of processes; who has no rights gets those only together with users of its own.
+    become = ["setpriv", "--reuid", str(nobody.uid), "--regid", str(nobody.gid), "--clear-groups"]
+    isolated = ["unshare", *options, "--fork", "/bin/sleep", "600"]
+    argv = [*become, *isolated] if found else [*isolated[:-2], *become, *isolated[-2:]]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            sleeping = f"pgrep --full --uid {nobody.uid} '^/bin/sleep 600'"
 
-    def elsewhere(path: str) -> str:
-        return "pid:[1]" if path == f"/proc/{sleeper.pid}/ns/pid" else real(path)
+            def has_begun() -> bool:
+                return (
+                    process.poll() is not None
+                    or subprocess.run(sleeping, shell=True, capture_output=True).returncode == 0
+                )
 
-    assert sleeper.pid in processes_of(nobody)
-    monkeypatch.setattr(os, "readlink", elsewhere)
-    assert sleeper.pid not in processes_of(nobody)
-
-    def secret(path: str) -> str:
-        if path.startswith(f"/proc/{sleeper.pid}/ns/"):
-            raise PermissionError(path)
-        return real(path)
-
-    monkeypatch.setattr(os, "readlink", secret)
-    assert sleeper.pid in processes_of(nobody)
-
-    def hidden(path: str) -> str:
-        return "user:[1]" if path == f"/proc/{sleeper.pid}/ns/user" else elsewhere(path)
-
-    monkeypatch.setattr(os, "readlink", hidden)
-    assert sleeper.pid in processes_of(nobody)
+            wait_for(has_begun, SECONDS, "the process to start")
+            if process.poll() is not None:
+                pytest.skip("this host gives nobody numbers of their own")
+            number = int(subprocess.check_output(sleeping, shell=True))
+            assert (number in processes_of(nobody)) is found
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            subprocess.run(["pkill", "--signal", "KILL", "--uid", str(nobody.uid)], check=False)
 
 
 @pytest.mark.usefixtures("as_root")
