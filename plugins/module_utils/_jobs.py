@@ -187,7 +187,7 @@ class Job:
             "ended": state.get("ended"),
             "seconds": round(ended - state["started"], 3),
             "directory": self.directory,
-            "output": last_lines(self._path("output.log"), LAST_LINES),
+            "output": self._output(),
         }
 
     def submit(
@@ -238,9 +238,9 @@ class Job:
         try:
             state = self._read("state.json") or {}
             signal_process(int(state["pid"]), int(state["pid_started"]), signal.SIGTERM)
-        except (KeyError, TypeError, ValueError, DaskError) as error:
+        except (KeyError, OSError, OverflowError, TypeError, ValueError, DaskError) as error:
             raise DaskError(
-                "Job '{0}' runs, and its record in {1} does not say in which process ({2!r}). End that process by "
+                "Job '{0}' runs, and its record in {1} does not name its process ({2!r}). End that process by "
                 "hand ('fuser {1}/lock' names it), and run this again.".format(self.name, self.directory, error)
             ) from error
         wait_for(lambda: not self._lock_is_held(), CANCEL_SECONDS, "job '{0}' to end".format(self.name))
@@ -259,6 +259,12 @@ class Job:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
+
+    def _output(self) -> str:
+        try:
+            return last_lines(self._path("output.log"), LAST_LINES)
+        except (OSError, DaskError) as error:  # what the job has put there instead
+            return "(its output cannot be read: {0})".format(error)
 
     def _take_lock(self) -> int:
         os.makedirs(self.directory, exist_ok=True)
