@@ -176,6 +176,8 @@ def test_a_node_that_somebody_has_drained_stays_so_and_it_is_said(
     hosts["manager"].check_output("docker node update --availability drain node2")
     try:
         wait_until(lambda: running_on(hosts) == ["node1", "node1"], "the other node runs the workers")
+        shown = "docker service ps --filter desired-state=running --format '{{.CurrentState}}' dask-main_worker-cpu"
+        wait_until(lambda: hosts["manager"].check_output(shown).count("Running") == 2, "the swarm finds them healthy")
         run = ansible.playbook("flotilla.dask.site")
         assert (run.ok, run.changed) == (True, {}), run.problems
         assert availability(hosts, "node2") == "drain"
