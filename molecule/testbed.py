@@ -189,7 +189,8 @@ def tear_down(ansible: Ansible, hosts: Hosts) -> None:
     """Removes the cluster with all that it has: nothing of it is left, and a second run has nothing to do."""
     removed = ansible.playbook("flotilla.dask.teardown", extra_vars=REMOVE_ALL)
     assert removed.ok, removed.problems
-    assert traces(hosts) == {}
+    left = traces(hosts)
+    assert left == {}, f"{left}; the run: {removed.tasks[-3:]}"
     again = ansible.playbook("flotilla.dask.teardown", extra_vars=REMOVE_ALL)
     assert (again.ok, again.changed) == (True, {}), again.problems
 
