@@ -252,7 +252,7 @@ class Keeper:
         self.found = Found()
         self.changes: list[Change] = []
         self._maker = maker
-        self._render = render
+        self._render = render or _no_configuration
         self._check_mode = check_mode
         self._wait = wait
 
@@ -367,7 +367,6 @@ class Keeper:
 
     def _keep_bundle(self, client: str, wishes: Wishes) -> None:
         """Issues a bundle, or writes it anew for other authorities or another address, with the key that it has."""
-        assert self._render is not None
         place = posixpath.join(self._path(CLIENTS), client)
         found, trusted = self.found, self.found.trusted
         texts = {name: read_text(posixpath.join(place, name)) or "" for name in BUNDLE}
@@ -405,7 +404,6 @@ class Keeper:
             return "the one that is there is damaged"
 
     def _bundle(self, client: str, trusted: str, certificate: str, key: str) -> dict[str, str]:
-        assert self._render is not None
         configuration = self._render(client, trusted, certificate.strip(), key.strip())
         return dict(zip(BUNDLE, (trusted + "\n", certificate, key, configuration)))
 
@@ -525,11 +523,21 @@ def _entry(name: str, certificate: str, now: bool = False) -> dict[str, str]:
     issued = datetime.datetime.now(datetime.timezone.utc) if now else found.not_valid_before_utc
     return {
         "name": name,
-        "serial": "{0:X}".format(found.serial_number),
+        "serial": _in_pairs("{0:X}".format(found.serial_number)),
         "fingerprint": fingerprints(certificate)[0],
         "issued": "{0:%Y-%m-%dT%H:%M:%SZ}".format(issued),
         "expires": "{0:%Y-%m-%dT%H:%M:%SZ}".format(found.not_valid_after_utc),
     }
+
+
+def _in_pairs(digits: str) -> str:
+    """A hexadecimal number as openssl prints it."""
+    return "0" * (len(digits) % 2) + digits
+
+
+def _no_configuration(client: str, trusted: str, certificate: str, key: str) -> str:
+    """For whoever makes no bundles."""
+    raise DaskError("There is no template for the configuration of {0}.".format(client))
 
 
 def _prints(certificate: str) -> list[str]:
