@@ -537,6 +537,7 @@ def _in_pairs(digits: str) -> str:
 
 def _no_configuration(client: str, trusted: str, certificate: str, key: str) -> str:
     """For whoever makes no bundles."""
+    del trusted, certificate, key
     raise DaskError("There is no template for the configuration of {0}.".format(client))
 
 
