@@ -154,6 +154,12 @@ def find_account(name: str) -> Account | None:
         return None
 
 
+def account_numbers(name: str) -> str:
+    """Returns user and group of an account in numbers, as containers need them, such as ``998:998``; empty for none."""
+    found = find_account(name) if name else None
+    return "{0}:{1}".format(found.uid, found.gid) if found else ""
+
+
 def become(account: Account) -> None:
     """Makes this process the account's, for good: all its uids, gids and groups.
 

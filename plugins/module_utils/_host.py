@@ -21,6 +21,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._accounts import (
+    account_numbers,
     end_processes,
     find_account,
     processes_of,
@@ -41,6 +42,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._files import (
     write_text,
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._service import run
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import is_in
 
 MARK = ".flotilla-dask"
 """Name of the file in a directory that the collection owns."""
@@ -94,7 +96,7 @@ def configure(options: Options, check_mode: bool) -> dict[str, t.Any]:
             step.do()
     return {
         "changed": bool(steps),
-        "account": host.account_numbers(),
+        "account": account_numbers(host.account),
         "diff": [
             {"before_header": _shown(each.what), "after_header": _shown(each.what)}
             | {"before": each.before, "after": each.after}
@@ -209,7 +211,7 @@ class Host:
         for path, made in recorded.items():
             if self._may_take(path):
                 steps += _removals(path, keep, whole=made)
-        for path in sorted(self.marked, key=lambda path: _is_in(self.record, path)):
+        for path in sorted(self.marked, key=lambda path: is_in(self.record, path)):
             mark = self._mark(path)
             if mark is not None:
                 steps += _removals(path, keep, whole=mark["made"], marked=True)
@@ -229,14 +231,9 @@ class Host:
                 gone.add(path)
         return steps
 
-    def account_numbers(self) -> str:
-        """Returns the numbers of account and group, as ``998:998``; empty where there is none."""
-        found = _account(self.account) if self.account else None
-        return "{0}:{1}".format(found.pw_uid, found.pw_gid) if found else ""
-
     def _recordable(self) -> list[str]:
         """The directories that processes write to and that are in none that carries a mark."""
-        return [path for path in self.writable if not any(_is_in(path, own) for own in self.marked)]
+        return [path for path in self.writable if not any(is_in(path, own) for own in self.marked)]
 
     def _refuse_unmarked(self, path: str) -> None:
         found = directory_status(path)
@@ -435,10 +432,6 @@ def _shown(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _is_in(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
-
-
 def _ancestors(path: str) -> t.Iterator[str]:
     """Yields the directories above a path, without the root directory."""
     while posixpath.dirname(path) not in (path, "/"):
@@ -511,7 +504,7 @@ def _removals(path: str, keep: t.Sequence[str], whole: bool, marked: bool = Fals
     :param keep: Paths that stay, with their directories and the marks of those.
     :param whole: Whether the directory itself goes too, where nothing in it stays.
     """
-    kept = any(_is_in(each, path) for each in keep)
+    kept = any(is_in(each, path) for each in keep)
     if whole and not kept:
         return [_removing(path, marked)] if status(path) is not None else []
     steps: Steps = []

@@ -290,6 +290,7 @@ from itertools import chain
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.flotilla.dask.plugins.module_utils._accounts import (
+    account_numbers,
     find_account,
     is_only_roots,
     this_account,
@@ -418,15 +419,6 @@ def installed(place: Layout) -> dict[str, str]:
         "launcher": description.get("launcher", ""),
         "membership": read(place.membership),
     }
-
-
-def account_numbers(name: str) -> str:
-    """User and group of an account in numbers, as containers need them; empty where there is none."""
-    try:
-        account = pwd.getpwnam(name)
-    except KeyError:
-        return ""
-    return "{0}:{1}".format(account.pw_uid, account.pw_gid)
 
 
 def check_environment(prefix: str, systems: bool) -> None:

@@ -68,17 +68,18 @@ def refusal(path: str, mounted: bool = False) -> str:
     path = absolute(path)
     trees = (*_NOBODYS, "/dev") if mounted else _SYSTEM_TREES
     controls = tuple(posixpath.join(run, name) for run in ("/run", "/var/run") for name in _CONTROL)
-    if path in (*_SYSTEM, *_SYSTEM_TREES) or any(_is_in(path, tree) for tree in trees):
+    if path in (*_SYSTEM, *_SYSTEM_TREES) or any(is_in(path, tree) for tree in trees):
         return "it is the system's"
-    if mounted and (any(_is_in(path, control) for control in controls) or posixpath.basename(path) in _SOCKETS):
+    if mounted and (any(is_in(path, control) for control in controls) or posixpath.basename(path) in _SOCKETS):
         return "whoever reaches it is root"
-    if any(_is_in(path, tree) for tree in _PRODUCT):
+    if any(is_in(path, tree) for tree in _PRODUCT):
         return "it is the collection's own"
     return ""
 
 
-def _is_in(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory + "/")
+def is_in(path: str, directory: str) -> bool:
+    """Whether a path is a directory, or below it."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 @dataclass(frozen=True)
