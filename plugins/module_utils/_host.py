@@ -97,6 +97,7 @@ def configure(options: Options, check_mode: bool) -> dict[str, t.Any]:
     return {
         "changed": bool(steps),
         "account": account_numbers(host.account),
+        "unknown": [] if check_mode else host.unknown,
         "diff": [
             {"before_header": _shown(each.what), "after_header": _shown(each.what)}
             | {"before": each.before, "after": each.after}
@@ -109,8 +110,8 @@ class Host:
     """This host, and what the options say that it is to have.
 
     ``account``: name, empty where the processes are this user's. ``directories``: the plan's. ``writable``: those that
-    processes write to. ``files``: ``path`` and ``content`` of each. ``keep``: directories that stay at a removal,
-    unless they are empty.
+    processes write to. ``files``: ``path`` and ``content`` of each. ``unknown``: names of readers that have no account.
+    ``keep``: directories that stay at a removal, unless they are empty.
     """
 
     def __init__(self, options: Options) -> None:
@@ -121,12 +122,26 @@ class Host:
         self.configuration: str = directories["configuration"]
         self.writable: list[str] = list(options["writable"]) or [directories["state"]]
         self.files: list[t.Mapping[str, str]] = list(options["files"])
+        self.unknown: list[str] = []
+        if options["state"] == "present":
+            self.files.append({"path": directories["readers"], "content": self._numbers(options["readers"])})
         self.keep: list[str] = list(options["keep"])
         self.home: str = directories["parents"][-1]
         self.marked = [path for path in self.own if path != directories["state"]]
         self.record = posixpath.join(self.configuration, RECORD)
         written = [*self.own, *self._recordable(), *([USERS] if self.account else [])]
         self.parents = sorted({above for path in written for above in _ancestors(path)} - set(self.marked))
+
+    def _numbers(self, readers: t.Iterable[str]) -> str:
+        """Returns the lines of the file of readers, each with a number and a name."""
+        lines = []
+        for name in readers:
+            account = _account(name)
+            if account is None:
+                self.unknown.append(name)
+            else:
+                lines.append("{0} {1}\n".format(account.pw_uid, name))
+        return "".join(lines)
 
     def problems(self, removes: bool = False) -> list[str]:
         """Returns in words what is in the way of the cluster on this host, or of its removal."""

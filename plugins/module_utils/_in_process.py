@@ -5,11 +5,12 @@
 """What runs inside Dask's own processes (private to this collection).
 
 A preload module of every scheduler, nanny and worker, whatever launched it; installed under the name
-``flotilla_in_process``, so it imports nothing of the collection. It does four things. A nanny that stops has its
+``flotilla_in_process``, so it imports nothing of the collection. It does five things. A nanny that stops has its
 worker drained first: the scheduler hands the worker's tasks to the others, lets finish what is executing, moves the
 data, and looks whether it is all there. A nanny whose software isn't the scheduler's doesn't start a worker. Every
 process, clients included, loads certificates and authorities again when their files change, and refuses certificates
-that are revoked. And schedulers and workers tell Prometheus what alerts need and Dask doesn't tell.
+that are revoked. Schedulers and workers show their pages, on their own host, to accounts alone that may read them. And
+they tell Prometheus what alerts need and Dask doesn't tell.
 
 The first two answer as operations of the scheduler, ``flotilla_drain`` and ``flotilla_environment``, which modules ask
 too.
@@ -21,11 +22,14 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import ipaddress
 import logging
 import os
 import platform
 import re
+import socket
 import ssl
+import struct
 import time
 import typing as t
 
@@ -46,6 +50,15 @@ LOOK_SECONDS = 1.0
 REVOKED = re.compile(r"^Revoked: 0*([0-9A-F]+) (.*)$", re.MULTILINE)
 """A line of the file of authorities, beside their certificates: serial number and name of one that is revoked."""
 
+SOCKETS = ("/proc/net/tcp", "/proc/net/tcp6")
+"""Where the kernel tells the two ends of every TCP connection of this host, and whose each end is."""
+REFUSED_READER = (
+    b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"Refused: your account on this host may not read the pages of the cluster. Add it to dask_http_users, or use the "
+    b"proxy.\n"
+)
+
+IPAddress = t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Outcome = t.Dict[str, t.Any]
 
 
@@ -541,6 +554,91 @@ def check_contexts() -> None:
         setattr(Security, name, checking(getattr(Security, name)))
 
 
+def guard_pages() -> None:
+    """Has every HTTP server that Dask makes in this process from now on refuse accounts that may not read its pages.
+
+    Dask's pages have no log-in, and everybody with an account on a host reaches what listens there. A process makes its
+    server after it has imported this module.
+    """
+    from distributed import node
+    from tornado.httpserver import HTTPServer
+
+    class GuardedServer(HTTPServer):
+        def handle_stream(self, stream: t.Any, address: t.Any) -> t.Any:
+            if may_read(stream.socket):
+                return super().handle_stream(stream, address)
+            return refuse_reader(stream)
+
+    t.cast(t.Any, node).HTTPServer = GuardedServer
+
+
+def may_read(connection: socket.socket) -> bool:
+    """Whether the other end of a connection may read pages; who comes from another host is the firewall's business."""
+    try:
+        theirs, ours = connection.getpeername(), connection.getsockname()
+    except OSError:  # it has gone
+        return False
+    reader = account_of(theirs, ours)
+    if reader is None:
+        peer = plain_address(theirs[0])
+        return not peer.is_loopback and peer != plain_address(ours[0])
+    return reader in readers()
+
+
+def account_of(theirs: t.Sequence[t.Any], ours: t.Sequence[t.Any]) -> int | None:
+    """Returns the number of the account that has the other end of a TCP connection, or None if it is not on this host.
+
+    :param theirs: Address and port of the other end. ``ours``: of this end.
+    """
+    ends = [(plain_address(end[0]), int(end[1])) for end in (theirs, ours)]
+    for table in SOCKETS:
+        try:
+            rows = read_text(table).splitlines()[1:]
+        except OSError:  # a kernel without IPv6
+            continue
+        for row in rows:
+            columns = row.split()
+            # A socket that its program has closed is counted as root's, and has no inode.
+            if [read_end(column) for column in columns[1:3]] == ends and columns[9] != "0":
+                return int(columns[7])
+    return None
+
+
+def read_end(text: str) -> tuple[IPAddress, int]:
+    """Returns address and port as the kernel writes them: numbers of 32 bits in the processor's order of bytes."""
+    address, port = text.split(":")
+    words = [int(address[start : start + 8], 16) for start in range(0, len(address), 8)]
+    return plain_address(ipaddress.ip_address(b"".join(struct.pack("=I", word) for word in words))), int(port, 16)
+
+
+def plain_address(address: t.Any) -> IPAddress:
+    """Returns an address as IPv4 where an IPv6 socket has it as one of IPv4, and without a zone."""
+    found = ipaddress.ip_address(address.split("%")[0] if isinstance(address, str) else address)
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def readers() -> set[int]:
+    """Returns the numbers of the accounts that may read the pages: root, this process's, and those in the file.
+
+    Each line has a number first. The file is read anew each time, so that a change takes effect without a restart.
+    """
+    found = {0, os.geteuid()}
+    with contextlib.suppress(OSError):
+        lines = read_text(os.environ.get("FLOTILLA_READERS", "")).splitlines()
+        found.update(int(line.split()[0]) for line in lines if re.match(r"[0-9]+\b", line))
+    return found
+
+
+async def refuse_reader(stream: t.Any) -> None:
+    """Says why there are no pages, once the request is there, and ends the connection."""
+    from tornado.iostream import StreamClosedError, UnsatisfiableReadError
+
+    with contextlib.suppress(StreamClosedError, UnsatisfiableReadError, asyncio.TimeoutError):
+        await asyncio.wait_for(stream.read_until(b"\r\n\r\n", max_bytes=2**16), ANSWER_SECONDS)
+        await stream.write(REFUSED_READER)
+    stream.close()
+
+
 def read_text(path: str) -> str:
     """:raises OSError: it cannot be read."""
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -682,3 +780,4 @@ def _listed(names: t.Sequence[str], number: int) -> str:
 
 if __name__ == "flotilla_in_process":
     check_contexts()
+    guard_pages()

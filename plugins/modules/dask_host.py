@@ -53,6 +53,14 @@ options:
         description: The text.
         type: str
         required: true
+  readers:
+    description:
+      - Accounts of the host that may read the pages of the cluster's processes. Their numbers are written to a file
+        which the processes read.
+      - An account that is not there is left out, with a warning.
+    type: list
+    elements: str
+    default: []
   keep:
     description: Directories that stay where O(state=absent), with the account, unless they are empty.
     type: list
@@ -115,6 +123,7 @@ def main() -> None:
                     "content": {"type": "str", "required": True},
                 },
             },
+            "readers": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "list", "elements": "path", "default": []},
             "state": {"type": "str", "choices": ["claimed", "present", "absent"], "default": "present"},
         },
@@ -124,6 +133,10 @@ def main() -> None:
         outcome = configure(module.params, module.check_mode)
     except (DaskError, OSError) as error:
         module.fail_json(msg=str(error))
+    for name in outcome.pop("unknown"):
+        module.warn(
+            "Account {0} is not on this host. It can read pages of the cluster after a run that finds it.".format(name)
+        )
     module.exit_json(**outcome)
 
 

@@ -403,6 +403,7 @@ def claims(options: dict[str, t.Any], place: Layout) -> dict[str, t.Any]:
             "writable": [place.state, *local],
             "files": [],
             "keep": [],
+            "state": "claimed",
         }
     )
     problems = host.problems(options["removes"])

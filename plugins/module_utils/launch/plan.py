@@ -67,6 +67,12 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.swarm import 
 
 SUPERVISOR = "supervisor==4.3.0"
 
+PROXY_ACCOUNT = "dask-proxy"
+"""Account of the proxy, which the role dask_proxy makes."""
+
+MONITORING_ACCOUNT = "prometheus"
+"""Account of Prometheus, which its package makes."""
+
 
 def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Returns what runs on one host, and all that follows from it.
@@ -139,6 +145,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "FLOTILLA_CONFIGURATION": digest(configuration),
         "FLOTILLA_ENVIRONMENT": _generation(environment),
         "FLOTILLA_IN_PROCESS": str(settings.get("dask_in_process_digest", "")),
+        "FLOTILLA_READERS": place.readers,
         "PYTHONPATH": ":".join((plugins, place.in_process) if plugins else (place.in_process,)),
     }
     if cluster.tls:
@@ -177,6 +184,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "remove": cluster.remove,
         "directories": place.as_dict(),
         "writable": writable,
+        "readers": _readers(settings, cluster, host),
         "environment": {
             **asdict(environment),
             "content": environment.content(),
@@ -273,6 +281,15 @@ def _bootstrap(environment: Environment, launcher: str) -> list[str]:
     """What has to be on a host before the environment, and the processes, can be made; in an environment of its own."""
     needed = [SUPERVISOR] if launcher == "supervisor" else []
     return needed + ([RATTLER] if environment.method == "conda" else [])
+
+
+def _readers(settings: t.Mapping[str, t.Any], cluster: Cluster, host: Host) -> list[str]:
+    """The accounts that may read the pages of processes over the host's own network, beside root and the cluster's."""
+    readers = set(cluster.http_users)
+    for setting, account in (("dask_proxy_hosts", PROXY_ACCOUNT), ("dask_monitoring_hosts", MONITORING_ACCOUNT)):
+        if host.name in settings.get(setting, ()):
+            readers.add(account)
+    return sorted(readers)
 
 
 def _writable(place: Layout, processes: t.Iterable[Process]) -> list[str]:

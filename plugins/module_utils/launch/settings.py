@@ -42,6 +42,7 @@ NEEDED_PACKAGES = ("distributed", "prometheus_client")
 DEFAULT_GROUPS: tuple[dict[str, t.Any], ...] = ({"name": "cpu"},)
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.@-]*\$?")
 _WORD = re.compile(r"[^\s\x00-\x1f\x7f=,'\"]+")
 _ADDRESS = re.compile(r"[A-Za-z0-9:][A-Za-z0-9._:-]*")
 _PATH = re.compile(r"/[A-Za-z0-9/._+@~-]*")
@@ -207,8 +208,8 @@ class Cluster:
     """What is the same on all hosts of a cluster.
 
     ``firewall``: whether only whom the plan's ports are for reaches them. ``remove``: what a teardown removes, the
-    ``cluster`` or ``all``. ``http_hosts``: the hosts, by name, that dashboards and metrics are for: proxies and
-    monitoring.
+    ``cluster`` or ``all``. ``http_users``: accounts on its hosts that may read dashboards and metrics. ``http_hosts``:
+    the hosts, by name, that these are for: proxies and monitoring.
     """
 
     name: str
@@ -226,6 +227,7 @@ class Cluster:
     environment_mismatch: str
     firewall: bool
     remove: str
+    http_users: tuple[str, ...]
     http_hosts: tuple[str, ...]
 
 
@@ -395,6 +397,15 @@ class Reader:
                 self.refuse("{0}[{1}]".format(variable, index), text, allowed)
         return tuple(result)
 
+    def accounts(self, variable: str, value: t.Any) -> tuple[str, ...]:
+        result = []
+        for index, name in enumerate(self.sequence(variable, value)):
+            if isinstance(name, str) and _ACCOUNT.fullmatch(name):
+                result.append(str(name))
+            else:
+                self.refuse("{0}[{1}]".format(variable, index), name, "the name of an account on the host, e.g. alice")
+        return tuple(result)
+
     def resources(self, variable: str, value: t.Any) -> dict[str, float]:
         result = {}
         for name, amount in self.mapping(variable, value).items():
@@ -449,6 +460,7 @@ def read_cluster(reader: Reader) -> Cluster:
         ),
         firewall=reader.boolean("dask_firewall", get("dask_firewall", False)),
         remove=reader.choice("dask_remove", get("dask_remove", "cluster"), REMOVALS),
+        http_users=reader.accounts("dask_http_users", get("dask_http_users")),
         http_hosts=tuple(sorted({*get("dask_proxy_hosts", ()), *get("dask_monitoring_hosts", ())})),
     )
 
@@ -534,6 +546,8 @@ def refuse_unfit_node(reader: Reader, cluster: Cluster, containers: Containers, 
         )
     if containers.network != "host":
         reader.refuse("dask_docker_network", containers.network, "nothing with dask_launcher swarm, which has its own")
+    if cluster.http_users:
+        reader.refuse("dask_http_users", list(cluster.http_users), _NO_HTTP_USERS.format("dask_launcher swarm"))
 
 
 def refuse_small_nodes(reader: Reader, swarm: Swarm, needed: t.Sequence[tuple[str, int, int]]) -> None:
@@ -598,6 +612,8 @@ def refuse_missing_engine(reader: Reader, cluster: Cluster, launcher: str, conta
             )
     if containers.network == "bridge" and not is_address(host.address):
         reader.refuse("dask_host_address", host.address, "an IP address with dask_docker_network bridge, to publish on")
+    if containers.network == "bridge" and cluster.http_users:
+        reader.refuse("dask_http_users", list(cluster.http_users), _NO_HTTP_USERS.format("dask_docker_network bridge"))
     if containers.network == "bridge" and cluster.firewall:
         reader.refuse(
             "dask_docker_network",
@@ -754,6 +770,7 @@ def _read_locked(
 _KEYS = ("name", "processes", "threads", "memory", "ports", "resources", "environment", "preload", "local_directory")
 _REPLICATED_KEYS = (*_KEYS, "replicas", "placement")
 _PRELOAD = "a module such as package.module, or the path of a Python file"
+_NO_HTTP_USERS = "nothing with {0}, as a process with a network of its own cannot tell who asks"
 DEFAULT_MEMORY = 0.75
 """Fraction of the host's memory that a group, or the scheduler, gets when it doesn't say."""
 

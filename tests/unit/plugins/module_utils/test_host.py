@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pwd
 import stat
 import typing as t
 from pathlib import Path
@@ -38,6 +39,7 @@ def options(tmp_path: Path) -> Options:
             {"path": place.in_process + "/module.py", "content": "x = 1\n"},
             {"path": place.description, "content": "{}\n"},
         ],
+        "readers": ["root"],
         "keep": [],
         "state": "present",
     }
@@ -393,3 +395,15 @@ def test_a_damaged_list_of_who_uses_the_account_ends_nobodys_processes(
     account_users.write_text(text)
     with pytest.raises(DaskError, match=r"account\.json is refused: it is not what the collection wrote"):
         Host({**options, "account": "daemon", "state": "absent"}).plan_absent()
+
+
+def test_readers_are_written_by_their_numbers_and_those_without_an_account_are_named(options: Options) -> None:
+    options["readers"] = ["nobody", "no-such-account", "root"]
+    assert configure(options, check_mode=True)["unknown"] == []  # it may be made by this very run
+    assert configure(options, check_mode=False)["unknown"] == ["no-such-account"]
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert Path(options["directories"]["readers"]).read_text() == f"{nobody} nobody\n0 root\n"
+    assert not changed(options)
+    options["readers"] = []
+    assert changed(options)
+    assert Path(options["directories"]["readers"]).read_text() == ""

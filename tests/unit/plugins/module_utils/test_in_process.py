@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
+import socket
 import ssl
 import time
 import types
@@ -18,14 +20,18 @@ import certificates
 import pytest
 from distributed.security import Security
 
+from ansible_collections.flotilla.dask.plugins.module_utils import _in_process as in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._in_process import (
     REASONS,
     Certificates,
+    account_of,
     certificate_expiries,
     describe_difference,
     describe_mismatch,
     describe_outcome,
     installed_packages,
+    may_read,
+    readers,
     revoked_certificates,
     serial_number,
     trust_name,
@@ -223,3 +229,67 @@ def test_lines_say_what_is_revoked_and_the_rest_of_the_file_does_not() -> None:
 def test_the_name_of_what_is_trusted_is_that_of_the_whole_text() -> None:
     assert trust_name("one\n") == trust_name("one") != trust_name("one\nRevoked: 1 alice")
     assert len(trust_name("one")) < 256
+
+
+Pair = t.Tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture(
+    params=[
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("::1", "::1"),
+        ("::", "127.0.0.1"),
+        ("127.0.0.1", "::ffff:127.0.0.1"),
+    ]
+)
+def connection(request: pytest.FixtureRequest) -> t.Iterator[Pair]:
+    """The two ends of a connection of this process with itself: the client's and the server's."""
+    listens_on, connects_to = request.param
+    family = socket.AF_INET6 if ":" in listens_on else socket.AF_INET
+    with socket.create_server((listens_on, 0), family=family, dualstack_ipv6=listens_on == "::") as server:
+        client = socket.socket(socket.AF_INET6 if ":" in connects_to else socket.AF_INET)
+        client.connect((connects_to, server.getsockname()[1]))
+        end, _address = server.accept()
+        with client, end:
+            yield client, end
+
+
+def test_the_account_at_the_other_end_is_found(connection: Pair) -> None:
+    _client, end = connection
+    assert account_of(end.getpeername(), end.getsockname()) == os.geteuid()
+    assert may_read(end)
+
+
+def test_another_account_may_read_once_the_file_says_so(
+    connection: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _client, end = connection
+    monkeypatch.setattr("os.geteuid", lambda: 4711)  # whom the server runs as
+    monkeypatch.setattr(in_process, "account_of", lambda *_ends: 4712)
+    monkeypatch.setenv("FLOTILLA_READERS", str(tmp_path / "readers"))
+    assert not may_read(end)
+    (tmp_path / "readers").write_text("12 other\n\nnonsense 4712\n-4712\n4712x\n4712 alice\n")
+    assert may_read(end)
+    assert readers() == {0, 12, 4711, 4712}
+    (tmp_path / "readers").write_text("12 other\n")
+    assert not may_read(end)
+
+
+def test_whoever_closed_the_connection_is_nobody_though_the_kernel_counts_it_as_root_s(connection: Pair) -> None:
+    client, end = connection
+    client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    theirs, ours = end.getpeername(), end.getsockname()
+    client.close()
+    assert account_of(theirs, ours) is None
+
+
+def test_another_host_is_the_firewall_s_business() -> None:
+    class Elsewhere:
+        def getpeername(self) -> tuple[str, int]:
+            return "192.0.2.7", 40000
+
+        def getsockname(self) -> tuple[str, int]:
+            return "192.0.2.8", 8787
+
+    assert may_read(t.cast(socket.socket, Elsewhere()))

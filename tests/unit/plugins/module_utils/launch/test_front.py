@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import typing as t
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
-from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import PROXY_ACCOUNT, launch_plan
 from ansible_collections.flotilla.dask.tests.unit import samples
 
 
@@ -79,3 +81,33 @@ def test_a_proxy_that_could_not_reach_the_pages_is_refused(variables: dict[str, 
 
 def test_a_host_that_runs_nothing_of_the_cluster_needs_no_pages() -> None:
     assert plan(dask_runs_workers=False, dask_proxy_hosts=["gateway"])["processes"] == []
+
+
+def test_accounts_beside_the_processes_may_read_their_pages() -> None:
+    assert plan()["readers"] == []
+    assert plan(dask_proxy_hosts=["gateway"], dask_monitoring_hosts=["gateway"], dask_firewall=True)["readers"] == []
+    beside = {"dask_proxy_hosts": ["alpha"], "dask_monitoring_hosts": ["alpha"]}
+    assert plan(**beside, dask_http_users=["alice"])["readers"] == ["alice", "dask-proxy", "prometheus"]
+    # Read anew for each request: a scheduler that restarted for it would lose everything.
+    assert plan(**beside, dask_http_users=["alice"])["processes"] == plan()["processes"]
+
+
+def test_the_plan_knows_the_account_of_the_proxy_as_its_role_does(root: Path) -> None:
+    variables = yaml.safe_load((root / "roles/dask_proxy/vars/main.yml").read_text())
+    assert variables["_dask_proxy_account"] == PROXY_ACCOUNT
+
+
+@pytest.mark.parametrize("users", [["-x"], [""], [4], "alice", [["alice"]], ["a\nb"], ["a b"]])
+def test_what_is_no_account_may_not_read_pages(users: object) -> None:
+    with pytest.raises(SettingsError, match=r"dask_http_users"):
+        plan(dask_http_users=users)
+
+
+def test_where_a_process_cannot_tell_who_asks_accounts_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"dask_http_users: \['alice'\] is refused.*network of its own"):
+        plan(
+            dask_http_users=["alice"],
+            dask_launcher="docker",
+            dask_docker_network="bridge",
+            dask_host=samples.host(engine="27.0"),
+        )

@@ -226,6 +226,7 @@ def test_each_reason_why_tasks_do_not_run_is_told_once() -> None:
         ({"root": False}, {}, "supervisor for dask_scope user"),
         ({}, {"dask_firewall": True}, "dask_firewall: True is refused"),
         ({}, {"dask_proxy_hosts": ["alpha"]}, "dask_http_address: '127.0.0.1' is refused"),
+        ({}, {"dask_http_users": ["alice"]}, "dask_http_users: ['alice'] is refused"),
         ({}, {"dask_docker_network": "bridge"}, "dask_docker_network: 'bridge' is refused"),
         ({}, {"dask_swarm_endpoint_mode": "dns"}, "one of dnsrr, vip"),
         ({}, {"dask_scheduler_launcher": "systemd"}, "swarm on all hosts of a cluster or on none"),
