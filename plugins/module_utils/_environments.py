@@ -24,9 +24,9 @@ from urllib.parse import quote
 from ansible_collections.flotilla.dask.plugins.module_utils._bytecode import compile_all
 from ansible_collections.flotilla.dask.plugins.module_utils._downloads import Item, configured_index, fetch, file_name
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._exclusive import LONGEST, exclusive
 from ansible_collections.flotilla.dask.plugins.module_utils._files import (
     directory_status,
-    held,
     make_directory,
     read_text,
     write_text,
@@ -151,7 +151,7 @@ def workplace(cache: str) -> t.Iterator[str]:
             "directory.".format(cache, found.st_uid, os.geteuid())
         )
     directory = os.path.join(cache, "work")
-    with held(os.path.join(cache, ".lock")):
+    with exclusive(os.path.join(cache, ".lock"), LONGEST, "Cache {0}".format(cache)):
         remove(directory)
         os.mkdir(directory)
         try:
@@ -165,6 +165,8 @@ def unpack(archive: str, directory: str) -> Supplies:
     if not archive:
         return Supplies("")
     with tarfile.open(archive) as tar:
+        # From here on it is gone, also when this is killed. In check mode and on several rounds each has its own.
+        os.unlink(archive)
         for member in filter(tarfile.TarInfo.isreg, tar.getmembers()):
             member.name = os.path.basename(member.name)
             member.uid, member.gid, member.uname, member.gname = os.geteuid(), os.getegid(), "", ""

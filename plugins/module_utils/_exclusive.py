@@ -24,6 +24,9 @@ from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskE
 from ansible_collections.flotilla.dask.plugins.module_utils._files import opened_parent
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import pauses
 
+LONGEST = 3600.0
+"""Seconds after which a lock is taken for one that nobody lets go: longer than large packages take over a slow line."""
+
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MOST = 4096
 """Bytes that are read of what a lock file says."""
@@ -43,6 +46,7 @@ def exclusive(path: str, wait: float, what: str) -> t.Iterator[None]:
         descriptor = _open(path)
         try:
             if _lock(descriptor) and _is_at(descriptor, path):
+                os.fchmod(descriptor, 0o600)  # what others can open, they can lock
                 _say(descriptor)
                 yield
                 return

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import stat
-import time
 import typing as t
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
@@ -26,9 +24,6 @@ _SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | 
 _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-LONGEST_HOLD = 3600
-"""Seconds after which a lock is taken for one that nobody lets go: longer than large packages take over a slow line."""
 _MOST_LINKS = 40
 """As many as Linux itself follows in one path."""
 LARGEST_TEXT = 64 * 2**20
@@ -162,42 +157,6 @@ def stale_parts(path: str) -> list[str]:
     writers = {name: name[len(start) :] for name in found}
     dead = [name for name, pid in writers.items() if pid == str(os.getpid()) or not os.path.exists("/proc/" + pid)]
     return [os.path.join(directory, name) for name in dead]
-
-
-@contextlib.contextmanager
-def held(path: str) -> t.Iterator[None]:
-    """Holds a lock file that no other account can open, and waits for whoever has it.
-
-    :raises DaskError: it is a link, or somebody had it for longer than anything takes.
-    """
-    with opened_parent(path) as (parent, name):
-        try:
-            descriptor = os.open(name, _LOCK_FILE, 0o600, dir_fd=parent)
-        except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-                raise
-            raise DaskError("{0} is refused: it is not a regular file. Remove it.".format(path)) from error
-    try:
-        os.fchmod(descriptor, 0o600)
-        until = time.monotonic() + LONGEST_HOLD
-        while not _locked(descriptor):
-            if time.monotonic() > until:
-                raise DaskError(
-                    "Another run has held {0} for {1} minutes. 'fuser -v {0}' names it; end it, and run this "
-                    "again.".format(path, LONGEST_HOLD // 60)
-                )
-            time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def status(path: str) -> os.stat_result | None:

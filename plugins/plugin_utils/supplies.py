@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import tarfile
-import tempfile
+import time
 import typing as t
 import zipfile
 from dataclasses import asdict
@@ -31,9 +31,10 @@ from ansible_collections.flotilla.dask.plugins.module_utils._downloads import (
     fetch,
     refuse_missing_bundle,
 )
-from ansible_collections.flotilla.dask.plugins.module_utils._environments import ON_CONTROLLER, file_of, item_of
+from ansible_collections.flotilla.dask.plugins.module_utils._environments import ON_CONTROLLER, file_of, item_of, remove
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._files import held, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._exclusive import LONGEST, exclusive
+from ansible_collections.flotilla.dask.plugins.module_utils._files import write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import UV
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import (
     OLDEST_GLIBC,
@@ -47,6 +48,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils._uv_solver import So
 
 ROUNDS = 3
 """How often at most a module can ask for more, as what it lacks can depend on what it got."""
+ARCHIVE_SECONDS = 24 * 3600
+"""How long an archive stays in the cache that no run uses."""
 CA_BUNDLE = "ca-bundle.pem"
 """What a host finds the controller's file of authorities as."""
 
@@ -128,7 +131,7 @@ class SupplyingAction(ActionBase):
         """Sends files as one archive and returns where that is on the host."""
         if not files:
             return ""
-        archive = packed(files)
+        archive = packed(files, self.controller["cache"])
         self._make_tmp_path()
         remote = self._connection._shell.join_path(self._connection._shell.tmpdir, os.path.basename(archive))
         self._transfer_file(archive, remote)
@@ -136,25 +139,45 @@ class SupplyingAction(ActionBase):
         return str(remote)
 
 
-def packed(files: Files) -> str:
-    """Returns an archive of files. The tasks of several hosts in one run share it."""
+def packed(files: Files, cache: str) -> str:
+    """Returns an archive of files, which is in the cache; one that no run has used for a day goes.
+
+    The tasks of several hosts share it, and several runs. A run that is killed leaves none of its own.
+    """
     content = sorted((name, os.path.realpath(path), os.stat(path).st_mtime_ns) for name, path in files.items())
-    archive = os.path.join(constants.DEFAULT_LOCAL_TMP, "supplies-{0}.tar".format(digest(content)))
-    if not os.path.exists(archive):
-        handle, temporary = tempfile.mkstemp(dir=constants.DEFAULT_LOCAL_TMP)
-        with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-            for name, path in files.items():
-                tar.add(os.path.realpath(path), arcname=name)
-        os.replace(temporary, archive)
+    archive = os.path.join(cache, "archives", "supplies-{0}.tar".format(digest(content)))
+    with one_at_a_time(cache) as work:
+        os.makedirs(os.path.dirname(archive), exist_ok=True)
+        for each in os.scandir(os.path.dirname(archive)):
+            if each.path != archive and each.stat().st_mtime < time.time() - ARCHIVE_SECONDS:
+                os.unlink(each.path)
+        if os.path.exists(archive):
+            os.utime(archive)
+        else:
+            temporary = os.path.join(work, "archive")
+            with tarfile.open(temporary, mode="w") as tar:
+                for name, path in files.items():
+                    tar.add(os.path.realpath(path), arcname=name)
+            os.replace(temporary, archive)
     return archive
 
 
 @contextlib.contextmanager
-def one_at_a_time(cache: str) -> t.Iterator[None]:
-    """Lets the tasks of several hosts fetch the same only once."""
+def one_at_a_time(cache: str) -> t.Iterator[str]:
+    """Lets the tasks of several hosts fetch the same only once.
+
+    Yields a directory to work in, beside what is kept. What a killed run left in it is gone.
+    """
     os.makedirs(cache, exist_ok=True)
-    with held(os.path.join(os.path.realpath(cache), ".lock")):
-        yield
+    real = os.path.realpath(cache)
+    with exclusive(os.path.join(real, ".lock"), LONGEST, "Cache {0}".format(cache)):
+        work = os.path.join(real, ".work")
+        remove(work)
+        os.mkdir(work)
+        try:
+            yield work
+        finally:
+            remove(work)
 
 
 def fetched(items: t.Sequence[Item], controller: Options) -> Files:
@@ -163,15 +186,14 @@ def fetched(items: t.Sequence[Item], controller: Options) -> Files:
     :raises DownloadError: one couldn't be fetched, or is another than the locked one.
     """
     files = {}
-    with one_at_a_time(controller["cache"]):
+    with one_at_a_time(controller["cache"]) as work:
         for directory, item in [(item.sha256 or item.md5 or digest(item.url), item) for item in items]:
             files[item.file] = os.path.join(controller["cache"], "packages", directory, item.file)
         lacking = [item for item in items if not item.is_at(files[item.file])]
-        with tempfile.TemporaryDirectory(dir=controller["cache"], prefix=".part-") as work:
-            fetch(lacking, work, controller["ca_bundle"])
-            for item in lacking:
-                os.makedirs(os.path.dirname(files[item.file]), exist_ok=True)
-                os.replace(os.path.join(work, item.file), files[item.file])
+        fetch(lacking, work, controller["ca_bundle"])
+        for item in lacking:
+            os.makedirs(os.path.dirname(files[item.file]), exist_ok=True)
+            os.replace(os.path.join(work, item.file), files[item.file])
     return files
 
 
@@ -190,11 +212,12 @@ def uv_program(platform: str, controller: Options) -> str:
         wheels = resolved([UV], "", asdict(python), controller, words=("--no-deps",))
         item = item_of(wheels[0], wheelhouse=controller["wheelhouse"])
         path = fetched([item], controller)[item.file]
-        os.makedirs(os.path.dirname(program), exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(program))
-        with os.fdopen(handle, "wb") as target, zipfile.ZipFile(path) as archive:
-            target.write(archive.read("uv-{0}.data/scripts/uv".format(version)))
-        os.replace(temporary, program)
+        with one_at_a_time(controller["cache"]) as work, zipfile.ZipFile(path) as archive:
+            temporary = os.path.join(work, "uv")
+            with open(temporary, "wb") as target:
+                target.write(archive.read("uv-{0}.data/scripts/uv".format(version)))
+            os.makedirs(os.path.dirname(program), exist_ok=True)
+            os.replace(temporary, program)
     return program
 
 

@@ -34,6 +34,7 @@ def test_files_belong_to_who_unpacks_them_and_nothing_else_is_unpacked(tmp_path:
     assert {os.stat(path).st_uid for path in directory.iterdir()} == {os.geteuid()}
     assert supplies.path("pip.whl")
     assert supplies.path("link") == ""
+    assert not archive.exists()
 
 
 @pytest.mark.usefixtures("as_root")

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _files
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._exclusive import exclusive
 from ansible_collections.flotilla.dask.plugins.module_utils._files import (
     directory_status,
-    held,
     make_directory,
     names_in,
     opened,
@@ -31,7 +31,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._files import (
 
 TOUCHES: list[t.Callable[[str], object]] = [
     directory_status,
-    lambda path: held(path + "/file").__enter__(),
+    lambda path: exclusive(path + "/file", 0, "it").__enter__(),
     make_directory,
     names_in,
     lambda path: read_text(path + "/file"),
@@ -175,29 +175,6 @@ def test_a_path_leads_where_the_kernel_says(tmp_path: Path, parts: list[str]) ->
         expected = None
     found = directory_status(path)
     assert (found and (found.st_dev, found.st_ino)) == (expected and (expected.st_dev, expected.st_ino))
-
-
-def test_who_holds_a_lock_has_it_alone_and_nobody_else_can_open_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / ".lock"
-    path.write_text("kept")
-    path.chmod(0o644)
-    with held(str(path)):
-        assert path.stat().st_mode & 0o777 == 0o600
-        monkeypatch.setattr(_files, "LONGEST_HOLD", 0)
-        with pytest.raises(DaskError, match=r"Another run has held .*\.lock for"), held(str(path)):
-            pass
-    with held(str(path)):
-        assert path.read_text() == "kept"
-
-
-def test_no_lock_is_made_through_a_link(tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("precious")
-    (tmp_path / ".lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(DaskError, match="not a regular file"), held(str(tmp_path / ".lock")):
-        pass
-    assert (tmp_path / "precious").read_text() == "precious"
 
 
 @pytest.mark.usefixtures("as_root")
