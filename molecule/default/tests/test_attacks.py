@@ -130,6 +130,15 @@ def test_a_local_user_reads_neither_keys_nor_what_is_asked_of_jobs(hosts: Hosts)
         assert "PRIVATE" not in tried.stdout, name
 
 
+def test_a_local_user_sees_no_page_of_the_cluster(hosts: Hosts) -> None:
+    request = "printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3"
+    for name, port in (("scheduler", 8787), ("worker1", 9200), ("worker1", 9210)):
+        for account, status in (("operator", "403 Forbidden"), ("dask", "200 OK"), ("root", "200 OK")):
+            command = f"exec 3<>/dev/tcp/127.0.0.1/{port}; {request}"
+            answer = hosts[name].check_output(f"runuser -u {account} -- bash -c {shlex.quote(command)}")
+            assert answer.strip() == f"HTTP/1.1 {status}", (name, port, account)
+
+
 def test_what_a_job_leaves_running_is_no_longer_there_when_the_account_goes(cluster: Cluster, hosts: Hosts) -> None:
     job = cluster.job("leftover", script="leftover.py", content=LEFTOVER)
     assert not job.get("failed"), job["msg"]
