@@ -44,6 +44,9 @@ LAST_LINES = 10
 FABRICS = ("hsn", "ib", "opa")
 """What the interfaces of fast networks are called, the first to be taken first."""
 
+NAMES, DIRECTORY = "FLOTILLA_SECRETS", "CREDENTIALS_DIRECTORY"
+"""Variables with the names of the job's secrets, and with the directory that has a file for each."""
+
 Plan = t.Dict[str, t.Any]
 
 
@@ -80,6 +83,7 @@ class Chunk:
         signal.signal(signal.SIGTERM, self._terminate)
         status = 0
         try:
+            load_secrets()
             self.address = find_address(self.plan["interface"])
             status = self.work()
         except ChunkError as error:
@@ -395,6 +399,8 @@ class Head(Chunk):
         self.withdraw()
         self.stop(self.scheduler, STOP_SECONDS)
         self.stop(self.application, 0)
+        if os.environ.get(NAMES):
+            shutil.rmtree(os.environ[DIRECTORY], ignore_errors=True)
         self.conclude(status)
 
 
@@ -451,6 +457,17 @@ def default_address() -> str:
     with contextlib.suppress(OSError):
         return socket.gethostbyname(socket.gethostname())
     return ""
+
+
+def load_secrets() -> None:
+    """Makes environment variables of the secrets that the job has as files. :raises ChunkError: one is not there."""
+    for name in os.environ.get(NAMES, "").split():
+        path = os.path.join(os.environ.get(DIRECTORY, ""), name)
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                os.environ[name] = file.read()
+        except (OSError, ValueError) as error:
+            raise ChunkError("the secret {0} cannot be read ({1})".format(path, type(error).__name__)) from None
 
 
 def in_url(address: str) -> str:

@@ -322,9 +322,7 @@ class Job:
             if name != "lock":
                 remove_tree(self._path(name))
 
-    def _start(
-        self, argv: list[str], cluster: Description, lock: int, output: int, secrets: t.Iterable[str]
-    ) -> None:
+    def _start(self, argv: list[str], cluster: Description, lock: int, output: int, secrets: t.Iterable[str]) -> None:
         own = {"DASK_SCHEDULER_ADDRESS": cluster["scheduler"]}
         if secrets:
             own.update({DIRECTORY: self._path(SECRETS), NAMES: " ".join(secrets)})
