@@ -39,7 +39,7 @@ class ActionModule(ActionBase):
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         task_vars = unlogged(task_vars)
         options = with_script(self, dict(self._task.args))
-        # What the module returns is used: it is told secrets only where it writes them, as it removes them from results.
+        # What the module returns is used: it is told secrets only where it writes them, as they are cut out of results.
         secrets, problems = read_secrets("secrets", options.pop("secrets", None), options.get("environment") or {})
         if problems:
             raise AnsibleActionFail("\n".join(problems))

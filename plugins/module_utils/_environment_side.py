@@ -267,7 +267,7 @@ def private(path: str, flags: int) -> int:
 
 
 def load_secrets() -> None:
-    """Makes environment variables of the secrets that the job has as files. :raises JobFailedError: one is not there."""
+    """Makes environment variables of the secrets that the job has as files. :raises JobFailedError: one is missing."""
     for name in os.environ.get(NAMES, "").split():
         try:
             with open(os.path.join(os.environ.get(DIRECTORY, ""), name), encoding="utf-8", newline="") as file:

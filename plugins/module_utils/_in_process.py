@@ -12,8 +12,8 @@ data, and looks whether it is all there. A nanny whose software isn't the schedu
 process, clients included, loads certificates and authorities again when their files change, and refuses certificates
 that are revoked. And schedulers and workers tell Prometheus what alerts need and Dask doesn't tell.
 
-Drains and comparisons of software are operations of the scheduler, ``flotilla_drain`` and ``flotilla_environment``, which modules ask
-too.
+Drains and comparisons of software are operations of the scheduler, ``flotilla_drain`` and ``flotilla_environment``,
+which modules ask too.
 """
 
 from __future__ import annotations

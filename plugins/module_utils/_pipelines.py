@@ -34,6 +34,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launchers.docker imp
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.swarm import START_SECONDS, Stack, is_alive
 
 KIND_OF_STAGE = "stage"
+SECRET = "secret_"
+"""How the keys of the scheduler's secrets begin that are the user's, and not those of every client."""
 LAST_LINES = 20
 OUTPUT_SECONDS = 120
 REMOVAL_SECONDS = 60
@@ -276,14 +278,19 @@ class Runs:
             "init": True,
             "logging": scheduler["logging"],
             "networks": scheduler["networks"],
-            "secrets": [{**each, "uid": uid, "gid": gid} if "uid" in each else each for each in scheduler["secrets"]],
+            "secrets": [
+                {**each, "uid": uid, "gid": gid} if "uid" in each else each
+                for each in scheduler["secrets"]
+                if not each["source"].startswith(SECRET)
+            ],
             "user": user,
             "volumes": [
                 "{0}:{1}{2}".format(mount.source, mount.path, ":ro" if mount.read_only else "")
                 for mount in stage.mounts
             ],
         }
-        return {**self.base, "services": {self._service_name(stage.name): service}}
+        shared = {key: each for key, each in self.base["secrets"].items() if not key.startswith(SECRET)}
+        return {**self.base, "services": {self._service_name(stage.name): service}, "secrets": shared}
 
 
 def stage_environment(stage: Stage, scheduler: t.Mapping[str, str], address: str) -> dict[str, str]:

@@ -122,8 +122,8 @@ removed:
   elements: str
 versions:
   description:
-    - By the sets of O(secrets), the version that definitions have of each. It changes with every name and value, and can
-      be computed with a key that is on this host alone.
+    - By the sets of O(secrets), the version that definitions have of each. It changes with every name and value, and is
+      computed with a key that is on this host alone.
   returned: success
   type: dict
 """

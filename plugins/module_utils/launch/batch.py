@@ -126,9 +126,9 @@ class Batch:
 def batch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Returns what is submitted, and what the job's chunks do.
 
-    :param settings: The options of the module ``dask_batch_cluster`` by their names, of its secrets the names; ``kind``: one of ``KINDS``;
-        ``site``: what the login host has, as the module tells it: ``system``, ``directory`` (of all batch clusters),
-        ``python``, ``environment`` (variables), ``tls``.
+    :param settings: The options of the module ``dask_batch_cluster`` by their names, as ``secrets`` their names alone;
+        ``kind``: one of ``KINDS``; ``site``: what the login host has, as the module tells it: ``system``, ``directory``
+        (of all batch clusters), ``python``, ``environment`` (variables), ``tls``.
     :raises SettingsError: with every value that was refused.
     """
     reader = Reader(settings)

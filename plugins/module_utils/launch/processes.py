@@ -60,8 +60,8 @@ class Process:
     ``stop_seconds``: how long a stop may take, its drain included. ``health``: address that answers while it is well,
     as it is seen by the process itself. ``publish``: its ports as Docker and Compose write them, where it has a network
     of its own. ``secrets``: their names, and ``secrets_directory`` where the host has a file for each, which the
-    launcher hands on. ``replicas``: how many of it a swarm runs, and ``at_once``: how many of these it may replace at once;
-    ``constraints``: what it demands of their nodes.
+    launcher hands on. ``replicas``: how many of it a swarm runs, and ``at_once``: how many of these it may replace at
+    once; ``constraints``: what it demands of their nodes.
     """
 
     name: str

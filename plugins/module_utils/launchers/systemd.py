@@ -57,7 +57,7 @@ class Systemd(Launcher):
         version = re.match(r"systemd (\d+)", said)
         if version is None or int(version[1]) < OLDEST_WITH_CREDENTIALS:
             raise DaskError(
-                "dask_secrets and the secrets of groups are refused, as units cannot hand them on: this host has {0!r}. "
+                "dask_secrets and the secrets of groups are refused, as units cannot hand them on with {0!r}. "
                 "Allowed: systemd {1} or newer, or dask_launcher supervisor.".format(
                     said.partition("\n")[0], OLDEST_WITH_CREDENTIALS
                 )

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _in_process, _secrets
 from ansible_collections.flotilla.dask.plugins.module_utils._accounts import Account
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._secrets import KEY, Store, read_secrets, set_of, shown
 
 VALUE = "hunter22"
@@ -50,13 +51,32 @@ def keep(directory: Path, kind: str, sets: t.Any, reader: Account | None = None)
 
 @pytest.mark.parametrize(
     "name",
-    ["", "1A", "A-B", "A B", "A=B", "../A", "Ä", "A" * 101, "PATH", "path", "HOME", "DASK_TEMPORARY_DIRECTORY"]
-    + ["FLOTILLA_SECRETS", "CREDENTIALS_DIRECTORY", "LD_PRELOAD", "PYTHONPATH", "LC_ALL", "TAKEN"],
+    [
+        "",
+        "1A",
+        "A-B",
+        "A B",
+        "A=B",
+        "../A",
+        "Ä",
+        "A" * 101,
+        "PATH",
+        "path",
+        "HOME",
+        "DASK_TEMPORARY_DIRECTORY",
+        "FLOTILLA_SECRETS",
+        "CREDENTIALS_DIRECTORY",
+        "LD_PRELOAD",
+        "PYTHONPATH",
+        "LC_ALL",
+        "TAKEN",
+    ],
 )
 def test_a_name_that_is_no_variables_or_somebody_elses_is_refused(name: str) -> None:
     found, [problem] = read_secrets("dask_secrets", {name: VALUE, "GOOD": VALUE}, {"TAKEN"})
     assert found == {"GOOD": VALUE}
-    assert problem.startswith("dask_secrets.{0}: the name ".format(name)) and "Allowed: " in problem
+    assert problem.startswith("dask_secrets.{0}: the name ".format(name))
+    assert "Allowed: " in problem
     assert VALUE not in problem
 
 
@@ -68,7 +88,8 @@ def test_a_name_that_is_no_variables_or_somebody_elses_is_refused(name: str) -> 
 def test_a_value_that_no_process_could_have_is_refused_in_words_without_it(value: t.Any) -> None:
     found, [problem] = read_secrets("dask_worker_groups[0].secrets", {"TOKEN": value})
     assert found == {}
-    assert problem.startswith("dask_worker_groups[0].secrets.TOKEN: ") and "Allowed: " in problem
+    assert problem.startswith("dask_worker_groups[0].secrets.TOKEN: ")
+    assert "Allowed: " in problem
     assert not value or str(value) not in problem
     assert VALUE not in problem
 
@@ -77,7 +98,8 @@ def test_a_value_that_no_process_could_have_is_refused_in_words_without_it(value
 def test_what_is_no_mapping_is_refused_in_words_without_it(value: t.Any) -> None:
     found, [problem] = read_secrets("dask_secrets", value)
     assert found == {}
-    assert "Allowed: a mapping" in problem and str(value) not in problem
+    assert "Allowed: a mapping" in problem
+    assert str(value) not in problem
 
 
 def test_values_are_bounded_together() -> None:
@@ -182,15 +204,17 @@ def test_what_is_needed_no_longer_vanishes_and_the_key_with_the_last_of_it(direc
 
 def test_of_what_is_written_a_diff_has_the_names(directory: Path) -> None:
     text = json.dumps(Store(str(directory), "worker", SETS).diff())
-    assert "TOKEN" in text and "PEM" in text
-    assert VALUE not in text and "line 1" not in text
+    assert "TOKEN" in text
+    assert "PEM" in text
+    assert VALUE not in text
+    assert "line 1" not in text
 
 
 @pytest.mark.usefixtures("as_root")
 def test_a_place_that_somebody_else_has_made_is_refused(directory: Path) -> None:
     directory.mkdir()
     os.chown(directory, NOBODY.uid, NOBODY.gid)
-    with pytest.raises(_secrets.DaskError, match="belongs to account number"):
+    with pytest.raises(DaskError, match="belongs to account number"):
         keep(directory, "worker", SETS)
     assert not list(directory.iterdir())
 
