@@ -526,10 +526,10 @@ def _writing(path: str, before: str, after: str, mode: int = 0o644) -> Step:
 def _closings(path: str) -> Steps:
     """Returns how to close a directory to all but its owner, as those of jobs have not always been closed."""
     try:
-        found = directory_status(path)
-    except DaskError:  # what a task has put there instead
+        found = status(path)
+    except DaskError:  # what a task has put there instead, as is a link
         return []
-    open_mode = stat.S_IMODE(found.st_mode) if found else 0
+    open_mode = stat.S_IMODE(found.st_mode) if found and stat.S_ISDIR(found.st_mode) else 0
     if not open_mode & 0o077:
         return []
     before, after = ("directory, mode {0:04o}\n".format(mode) for mode in (open_mode, 0o700))

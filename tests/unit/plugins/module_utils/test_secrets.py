@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
@@ -230,6 +232,16 @@ def test_a_process_has_in_its_environment_what_was_said(tmp_path_factory: pytest
             patch.setenv(name, each)
         _in_process.load_secrets()
         assert os.environ.pop("THE_SECRET") == value
+
+
+def test_whoever_loads_the_module_and_its_children_have_them(directory: Path, tmp_path: Path) -> None:
+    keep(directory, "worker", SETS)
+    (tmp_path / "flotilla_in_process.py").write_text(Path(_in_process.__file__).read_text())
+    code = "import flotilla_in_process, os; os.system('printf %s \"$TOKEN\"')"
+    variables = {_in_process.NAMES: "PEM TOKEN", _in_process.DIRECTORY: str(directory / "worker-cpu")}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "DASK_ROOT_CONFIG": "/none", **variables}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == VALUE
 
 
 def test_a_process_without_a_secret_does_not_start_and_a_child_keeps_what_it_has(
