@@ -272,7 +272,7 @@ class Job:
     def tidy(self) -> None:
         """Closes the job's directory to others, and removes the secrets of a process that was killed."""
         for directory in (self.who.jobs, self.directory):
-            if os.path.isdir(directory):
+            if os.path.isdir(directory) and not os.path.islink(directory):
                 make_directory(directory, 0o700)
         if not self._lock_is_held():
             remove_tree(self._path(SECRETS))

@@ -181,7 +181,7 @@ class Store:
         self._mode = 0o711 if self.owner else 0o700
         self._key_path = os.path.join(directory, KEY)
         self._key = read_text(self._key_path)
-        self._is_new = not self._key
+        self.lacks_key = not self._key and bool(self.sets)
         self._key = self._key or os.urandom(32).hex()
         self.outdated = sorted(name for name in self.own if not self._is_written(name))
         there = [name for name in names_in(directory) if _is_of(name, kind)]
@@ -189,6 +189,11 @@ class Store:
         for name, values in self.own.items():
             path = os.path.join(directory, name)
             self.left += [os.path.join(path, each) for each in names_in(path) if each not in values]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.lacks_key or self.outdated or self.left)
 
     def version(self, name: str) -> str:
         """Returns what is different whenever a name or a value of a set is; empty for a set without secrets."""
@@ -214,23 +219,23 @@ class Store:
 
     def write(self) -> None:
         """Has the files. Processes that are to have them start afterwards."""
-        for name in self.outdated:
+        if self.lacks_key or self.outdated:
             make_directory(self.directory, self._mode, take={os.geteuid()})
-            if self._is_new:
-                write_text(self._key_path, str(self._key), 0o400)
-                self._is_new = False
+        if self.lacks_key:  # which is that of other kinds, too
+            write_text(self._key_path, str(self._key), 0o400)
+        for name in self.outdated:
             write_secrets(os.path.join(self.directory, name), self.own[name], self._mode, self.owner)
 
     def prune(self) -> None:
         """Removes what nothing uses any more, and with the last set the key to versions too."""
         for path in self.left:
             remove_tree(path)
-        if set(names_in(self.directory)) <= {KEY}:
+        if not self.sets and set(names_in(self.directory)) <= {KEY}:
             remove_tree(self.directory)
 
     def _is_written(self, name: str) -> bool:
         """Whether the files of a set are there, as they should be."""
-        if self._is_new:
+        if self.lacks_key:
             return False
         path = os.path.join(self.directory, name)
         try:

@@ -51,7 +51,7 @@ options:
         elements: raw
         required: true
       environment:
-        description: Environment variables.
+        description: Environment variables, which are no secrets. A stage has none of the cluster's secrets either.
         type: dict
         default: {}
       mounts:

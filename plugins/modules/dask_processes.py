@@ -206,7 +206,7 @@ def run_processes(options: dict[str, t.Any], check_mode: bool) -> dict[str, t.An
         if not keeps:
             store.prune()
     return {
-        "changed": bool(steps or (not keeps and (store.outdated or store.left))),
+        "changed": bool(steps or not (keeps or store.is_settled)),
         "started": list(steps.start),
         "restarted": list(steps.restart),
         "stopped": list(steps.stop),

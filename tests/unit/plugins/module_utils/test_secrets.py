@@ -150,6 +150,16 @@ def test_a_second_look_finds_nothing_to_do_and_a_look_changes_nothing(directory:
     assert set(again.versions()) == {"scheduler", "worker-cpu"}
 
 
+def test_processes_of_a_kind_without_secrets_come_first_and_versions_are_the_same(directory: Path) -> None:
+    sets = {"scheduler": {}, "worker-cpu": {"TOKEN": VALUE}}
+    first = keep(directory, "scheduler", sets)
+    assert not first.is_settled
+    assert Store(str(directory), "scheduler", sets).is_settled
+    assert keep(directory, "worker", sets).versions() == first.versions()
+    assert Store(str(directory), "worker", sets).is_settled
+    assert not Store(str(directory), "worker", {}).is_settled
+
+
 @pytest.mark.parametrize(
     "change",
     [{"TOKEN": "other-value", "PEM": "line 1\r\nline 2\n"}, {"TOKEN": VALUE}, {**SETS["worker-cpu"], "MORE": VALUE}],
@@ -198,7 +208,7 @@ def test_what_is_needed_no_longer_vanishes_and_the_key_with_the_last_of_it(direc
     assert store.left == [str(directory / "worker-cpu" / "PEM")]
     assert VALUE not in json.dumps(store.diff())
     assert not (directory / "worker-cpu" / "PEM").exists()
-    keep(directory, "worker", {})
+    keep(directory, "worker", {"scheduler": SETS["scheduler"]})
     assert sorted(each.name for each in directory.iterdir()) == [KEY, "scheduler"]
     keep(directory, "scheduler", {})
     assert not directory.exists()
