@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -142,6 +143,33 @@ def test_a_job_has_its_secrets_and_nobody_else_does(ansible: Ansible, tmp_path: 
     # A new value is no other job, other names are.
     assert not ansible.job(**{**job, "secrets": {**secrets, "TOKEN": "another token"}})["changed"]
     assert ansible.job("--check", **{**job, "secrets": {"OTHER": "another token"}})["changed"]
+
+
+def test_tasks_have_the_secrets_of_their_workers_and_no_other_process_shows_them(
+    ansible: Ansible, cluster: Cluster, tmp_path: Path
+) -> None:
+    script = tmp_path / "look.py"
+    script.write_text(
+        "import json, os\n"
+        "from distributed import Client\n"
+        "client = Client()\n"
+        "def look():\n"
+        "    return {name: len(os.environ[name]) for name in ('EVERYBODYS', 'OF_ONE', 'MINE') if name in os.environ}\n"
+        "workers = client.scheduler_info(n_workers=-1)['workers']\n"
+        "told = {workers[address]['name']: each for address, each in client.run(look).items()}\n"
+        "print(json.dumps({**told, 'scheduler': client.run_on_scheduler(look), 'job': look()}))\n"
+    )
+    ran = ansible.job(name="look", script=str(script), secrets={"MINE": "hunter2"})
+    assert json.loads(ran["job"]["output"].splitlines()[-1]) == {
+        "here-one-0": {"EVERYBODYS": 14, "OF_ONE": 14},
+        "here-two-0": {"EVERYBODYS": 14},
+        "scheduler": {"EVERYBODYS": 14},
+        "job": {"MINE": 7},
+    }
+    for process in cluster.running.values():
+        assert b"hunter2" not in Path("/proc", str(process.pid), "environ").read_bytes()
+    assert "hunter2" not in json.dumps(cluster.plan)
+    assert not processes_that_mention("hunter2")
 
 
 @pytest.mark.usefixtures("cluster")
