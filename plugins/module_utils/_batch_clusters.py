@@ -237,6 +237,7 @@ class BatchCluster:
         poll(done, max(0.0, min(seconds, left)), longest_pause=LOOK_SECONDS)
         if latest["never"]:
             self.queue.cancel(record["job"])
+            self.forget_secrets(record)
             raise DaskError(
                 "Job {0} of batch cluster '{1}' can never start, and was cancelled: {2}. Ask for something "
                 "else.".format(record["job"], self.name, latest["reason"])

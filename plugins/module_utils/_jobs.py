@@ -5,8 +5,8 @@
 """Jobs as records on disk, and the process that runs each (private to this collection).
 
 A job lives in a directory of its own, which its account alone can enter; ``_environment_side`` says which files are in
-it. A lock on ``lock``, which the
-job's process holds for as long as it lives, tells a running job from one whose process was killed.
+it. A lock on ``lock``, which the job's process holds for as long as it lives, tells a running job from one whose
+process was killed.
 """
 
 from __future__ import annotations
