@@ -187,7 +187,8 @@ class Host:
             steps.append(self._plan_record(recorded, {**recorded, **more}))
         for path in self.writable:
             steps += self._plan_directory(path, self.account)
-        steps += _closings(self.jobs)
+        for path in (self.jobs, posixpath.join(self.configuration, "pipelines")):
+            steps += _closings(path)
         for file in self.files:
             before = read_text(file["path"])
             if before != file["content"] or not _is_mode(file["path"], 0o644):
@@ -524,7 +525,7 @@ def _writing(path: str, before: str, after: str, mode: int = 0o644) -> Step:
 
 
 def _closings(path: str) -> Steps:
-    """Returns how to close a directory to all but its owner, as those of jobs have not always been closed."""
+    """Returns how to close a directory to all but its owner, as those of jobs and stages have not always been."""
     try:
         found = status(path)
     except DaskError:  # what a task has put there instead, as is a link

@@ -23,6 +23,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Des
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import (
     last_lines,
+    make_directory,
     read_text,
     remove_tree,
     write_text,
@@ -114,7 +115,8 @@ class Runs:
 
     def start(self, stage: Stage, digest: str) -> None:
         """Starts a stage. :raises DaskError: Docker refused."""
-        os.makedirs(self.directory, exist_ok=True)
+        for path in (os.path.dirname(self.directory), self.directory):
+            make_directory(path, 0o700)
         name = self._service_name(stage.name)
         self.stack.write(name, json.dumps(self._definition(stage, digest), indent=2))
         self.stack.deploy([name])

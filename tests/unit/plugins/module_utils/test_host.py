@@ -68,9 +68,12 @@ def test_check_mode_predicts_and_the_second_run_changes_nothing(options: Options
     assert not changed(options, check_mode=True)
 
 
-def test_a_directory_of_jobs_that_others_can_enter_is_closed(options: Options, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["var/jobs", "etc/pipelines"])
+def test_a_directory_of_jobs_or_stages_that_others_can_enter_is_closed(
+    options: Options, tmp_path: Path, name: str
+) -> None:
     assert changed(options)
-    jobs = Path(options["directories"]["jobs"])
+    jobs = tmp_path / ".dask" / "main" / name
     jobs.mkdir()
     jobs.chmod(0o755)
     predicted = configure(options, check_mode=True)
