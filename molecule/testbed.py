@@ -159,6 +159,9 @@ def noted(*command: str) -> Iterator[None]:
             times.write(f"{time.monotonic() - started:.1f} {command[1]}\n")
 
 
+SECRET = "tell-nobody-4711"
+"""What all scenarios have in dask_secrets; see .config/molecule/config.yml."""
+
 # All that clusters leave on a host. No line has a word as it is that the search for processes would find this one by.
 TRACES = """
 ls -d /shared/dask

@@ -18,7 +18,9 @@ from ansible.template import trust_as_template
 from ansible.utils.display import Display
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import read_secrets
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.batch import batch_plan
+from ansible_collections.flotilla.dask.plugins.plugin_utils.private import send_through_pipe, unlogged
 from ansible_collections.flotilla.dask.plugins.plugin_utils.scripts import with_script
 
 display = Display()
@@ -35,18 +37,25 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
+        task_vars = unlogged(task_vars)
         options = with_script(self, dict(self._task.args))
+        # What the module returns is used: it is told secrets only where it writes them, as they are cut out of results.
+        secrets, problems = read_secrets("secrets", options.pop("secrets", None), options.get("environment") or {})
+        if problems:
+            raise AnsibleActionFail("\n".join(problems))
+        if secrets:
+            send_through_pipe(self._connection)
         outcome = self._execute_module(module_args=options, task_vars=task_vars)
         if "site" not in outcome or outcome.get("failed"):
             result.update(outcome)
             return result
-        settings = {**outcome["settings"], "site": outcome["site"]}
+        settings = {**outcome["settings"], "site": outcome["site"], "secrets": sorted(secrets)}
         made = self._made(settings)
         result.update(changed=False, jobqueue=made["plan"]["jobqueue"])
         if settings["state"] == "planned":
             result.update(job_script=made["job_script"])
             return result
-        outcome = self._execute_module(module_args={**options, **made}, task_vars=task_vars)
+        outcome = self._execute_module(module_args={**options, **made, "secrets": secrets}, task_vars=task_vars)
         result.update(outcome)
         while self._is_waiting(settings, outcome):
             self._show(outcome["cluster"], (task_vars or {}).get("inventory_hostname", ""))

@@ -16,7 +16,8 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._identity import ISSUE
 from ansible_collections.flotilla.dask.plugins.plugin_utils.authority import PLACEHOLDER, check_key, read
-from ansible_collections.flotilla.dask.plugins.plugin_utils.issuing import Issuer, send_through_pipe
+from ansible_collections.flotilla.dask.plugins.plugin_utils.issuing import Issuer
+from ansible_collections.flotilla.dask.plugins.plugin_utils.private import send_through_pipe
 
 
 class ActionModule(ActionBase):

@@ -15,6 +15,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.flotilla.dask.plugins.plugin_utils.following import follow
+from ansible_collections.flotilla.dask.plugins.plugin_utils.private import send_through_pipe, unlogged
 from ansible_collections.flotilla.dask.plugins.plugin_utils.scripts import with_script
 
 display = Display()
@@ -30,7 +31,10 @@ class ActionModule(ActionBase):
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         options = with_script(self, dict(self._task.args))
         waits = options.get("state", "finished") == "finished" and not self._task.check_mode
-        result.update(follow(self, options, task_vars, lambda outcome: waits and _is_running(outcome), _show))
+        if options.get("secrets"):
+            send_through_pipe(self._connection)
+        variables = unlogged(task_vars)
+        result.update(follow(self, options, variables, lambda outcome: waits and _is_running(outcome), _show))
         return result
 
 

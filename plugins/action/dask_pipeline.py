@@ -15,6 +15,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.flotilla.dask.plugins.plugin_utils.following import follow
+from ansible_collections.flotilla.dask.plugins.plugin_utils.private import unlogged
 
 display = Display()
 
@@ -27,7 +28,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
-        result.update(follow(self, dict(self._task.args), task_vars, _is_running, _show))
+        result.update(follow(self, dict(self._task.args), unlogged(task_vars), _is_running, _show))
         return result
 
 

@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Renders a launcher's templates on the controller, once for each process, and hands the result to the module."""
+"""Renders a launcher's templates on the controller, once for each process, and hands the result to the module.
+
+The module and its options, secrets among them, go to the host through a pipe where the connection has one, and not as a
+file; and the host's log gets none of them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ import typing as t
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
+
+from ansible_collections.flotilla.dask.plugins.plugin_utils.private import send_through_pipe, unlogged
 
 
 class ActionModule(ActionBase):
@@ -33,7 +39,9 @@ class ActionModule(ActionBase):
             ]
             if options.get("daemon_template"):
                 options["daemon_definition"] = self._render(options["daemon_template"], task_vars)
-        result.update(self._execute_module(module_args=options, task_vars=task_vars))
+        if options.get("secrets"):
+            send_through_pipe(self._connection)
+        result.update(self._execute_module(module_args=options, task_vars=unlogged(task_vars)))
         return result
 
     def _render(self, template: str, variables: dict[str, t.Any]) -> str:

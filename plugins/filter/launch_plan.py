@@ -58,6 +58,7 @@ class FilterModule:
             "firewall_rules": _part("firewall", "firewall_rules"),
             "firewall_sources": _part("firewall", "firewall_sources"),
             "launch_plan": _part("plan", "launch_plan"),
+            "launch_secrets": _part("settings", "launch_secrets"),
             "monitoring_plan": _part("monitoring", "monitoring_plan"),
             "pipeline_plan": _part("pipeline", "pipeline_plan"),
             "promised_workers": _part("plan", "promised_workers"),

@@ -22,7 +22,7 @@ import typing as t
 from ansible_collections.flotilla.dask.plugins.module_utils import _batch_side, _jobs
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, read_endpoint
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
-from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, remove_tree, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._queues import (
     ENDED,
     PENDING,
@@ -30,6 +30,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._queues import (
     Queue,
     RefusedError,
 )
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import write_secrets
 from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import DESCRIPTION
@@ -117,9 +118,17 @@ class BatchCluster:
                 ) from error
             yield
 
-    def submit(self, plan: t.Mapping[str, t.Any], script: str, content: str | None, before: Record | None) -> Record:
+    def submit(
+        self,
+        plan: t.Mapping[str, t.Any],
+        script: str,
+        content: str | None,
+        before: Record | None,
+        secrets: t.Mapping[str, str] | None = None,
+    ) -> Record:
         """Submits the cluster's job and writes that down.
 
+        :param secrets: Names and values. The files with them are there until the job has ended.
         :param before: What was submitted last when it was decided to do so.
         :raises DaskError: it is refused, and nothing is left.
         """
@@ -141,9 +150,11 @@ class BatchCluster:
             }
             write_text(self._path(DESCRIPTION), json.dumps(self._description(plan), indent=2, sort_keys=True) + "\n")
             self._write(record)
+            self.forget_secrets(record)
             try:
-                record["job"] = self._submit(plan, script, content)
+                record["job"] = self._submit(plan, script, content, secrets)
             except RefusedError:
+                self.forget_secrets(record)
                 if before:
                     self._write(before)
                 else:
@@ -151,6 +162,11 @@ class BatchCluster:
                 raise
             self._write(record)
         return record
+
+    @staticmethod
+    def forget_secrets(record: Record) -> None:
+        """Removes the secrets of a job that has ended, which does so itself unless it is killed."""
+        remove_tree(os.path.join(record["directory"], "secrets"))
 
     def submit_more(self, plan: t.Mapping[str, t.Any], script: str, wanted: int) -> Record:
         """Submits a job whose workers join the cluster, unless somebody else did so just now.
@@ -167,7 +183,7 @@ class BatchCluster:
                 joining = {"job": "", "job_name": plan["job_name"], "chunks": chunks}
                 self._write({**record, "more": [*record["more"], joining]})
                 try:
-                    joining["job"] = self._submit(plan, script, None)
+                    joining["job"] = self._submit(plan, script, None, None)
                     record["more"].append(joining)
                 except RefusedError:
                     self._write(record)
@@ -221,6 +237,7 @@ class BatchCluster:
         poll(done, max(0.0, min(seconds, left)), longest_pause=LOOK_SECONDS)
         if latest["never"]:
             self.queue.cancel(record["job"])
+            self.forget_secrets(record)
             raise DaskError(
                 "Job {0} of batch cluster '{1}' can never start, and was cancelled: {2}. Ask for something "
                 "else.".format(record["job"], self.name, latest["reason"])
@@ -339,7 +356,9 @@ class BatchCluster:
     def _wait_for_end(self, jobs: t.Sequence[str], seconds: float) -> bool:
         return poll(lambda: not any(self.queue.state(job).lives for job in jobs), seconds, longest_pause=1.0)
 
-    def _submit(self, plan: t.Mapping[str, t.Any], script: str, content: str | None) -> str:
+    def _submit(
+        self, plan: t.Mapping[str, t.Any], script: str, content: str | None, secrets: t.Mapping[str, str] | None
+    ) -> str:
         stem, made = plan["stem"], not os.path.exists(plan["stem"] + ".sh")
         try:
             for directory in (plan["directory"], os.path.dirname(stem)):
@@ -349,6 +368,8 @@ class BatchCluster:
             write_text(stem + ".sh", script, 0o700)
             if content is not None:
                 write_text(plan["job"]["application"]["script"], content, 0o600)
+            if secrets:
+                write_secrets(plan["secrets"]["directory"], secrets, 0o700)
         except OSError as error:
             raise DaskError("{0} cannot be written to ({1}).".format(plan["directory"], error.strerror)) from error
         try:

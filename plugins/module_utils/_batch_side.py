@@ -7,7 +7,8 @@
 It is handed over as text, so it imports nothing of the collection; and nothing of Dask's, as that would take a
 processor from the scheduler and the workers while they start. Whatever queue runs the job, it is the same: as ``chunk
 PLAN JOB STARTED NUMBER`` the first chunk leads, which means that it runs the scheduler and says where that is, and all
-have workers that leave before the walltime ends. As ``call PLAN RESULT`` it calls the function that a job is for.
+have workers that leave before the walltime ends. As ``call PLAN RESULT`` it calls the function that a job is for, or
+runs its script, whose arguments others would see in the list of processes.
 
 In the cluster's directory, which all nodes share, are ``endpoint-JOB.json`` for as long as the scheduler of a job can
 be reached, and ``endpoint.json``, which leads there. A job's own directory ``jobs/JOB`` has logs, ``here/NUMBER`` of
@@ -21,6 +22,7 @@ import contextlib
 import importlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -41,6 +43,9 @@ PAUSES = (0.05, 0.2, 1.0)
 LAST_LINES = 10
 FABRICS = ("hsn", "ib", "opa")
 """What the interfaces of fast networks are called, the first to be taken first."""
+
+NAMES, DIRECTORY = "FLOTILLA_SECRETS", "CREDENTIALS_DIRECTORY"
+"""Variables with the names of the job's secrets, and with the directory that has a file for each."""
 
 Plan = t.Dict[str, t.Any]
 
@@ -78,6 +83,7 @@ class Chunk:
         signal.signal(signal.SIGTERM, self._terminate)
         status = 0
         try:
+            load_secrets()
             self.address = find_address(self.plan["interface"])
             status = self.work()
         except ChunkError as error:
@@ -337,7 +343,6 @@ class Head(Chunk):
 
     def start_application(self) -> subprocess.Popen[bytes]:
         """Runs what the job is for, in the job's directory; a ``Client()`` without an address finds the cluster."""
-        wanted = self.plan["application"]
         words = [
             sys.executable,
             os.path.abspath(__file__),
@@ -345,8 +350,6 @@ class Head(Chunk):
             sys.argv[2],
             os.path.join(self.files, "result.json"),
         ]
-        if wanted["script"]:
-            words = [sys.executable, wanted["script"], *map(str, wanted["arguments"])]
         environment = {**os.environ, "DASK_SCHEDULER_ADDRESS": self.endpoint["address"]}
         return self.start("output-" + self.job, words, env=environment, start_new_session=True)
 
@@ -396,6 +399,8 @@ class Head(Chunk):
         self.withdraw()
         self.stop(self.scheduler, STOP_SECONDS)
         self.stop(self.application, 0)
+        if os.environ.get(NAMES):
+            shutil.rmtree(os.environ[DIRECTORY], ignore_errors=True)
         self.conclude(status)
 
 
@@ -454,6 +459,17 @@ def default_address() -> str:
     return ""
 
 
+def load_secrets() -> None:
+    """Makes environment variables of the secrets that the job has as files. :raises ChunkError: one is not there."""
+    for name in os.environ.get(NAMES, "").split():
+        path = os.path.join(os.environ.get(DIRECTORY, ""), name)
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                os.environ[name] = file.read()
+        except (OSError, ValueError) as error:
+            raise ChunkError("the secret {0} cannot be read ({1})".format(path, type(error).__name__)) from None
+
+
 def in_url(address: str) -> str:
     return "[{0}]".format(address) if ":" in address else address
 
@@ -479,7 +495,15 @@ def write(path: str, text: str) -> None:
 
 
 def call(wanted: t.Mapping[str, t.Any], result: str) -> None:
-    """Calls the function that the job is for with a client of the cluster, and writes down what it returns as JSON."""
+    """Calls the function that the job is for with a client of the cluster, and writes down what it returns as JSON.
+
+    Or runs the script that the job is for, as Python does with a script.
+    """
+    if wanted["script"]:
+        sys.argv = [wanted["script"], *map(str, wanted["arguments"])]
+        sys.path[0] = os.path.dirname(os.path.realpath(wanted["script"]))
+        runpy.run_path(wanted["script"], run_name="__main__")
+        return
     module, _colon, names = wanted["function"].partition(":")
     function: t.Any = importlib.import_module(module)
     for name in names.split("."):

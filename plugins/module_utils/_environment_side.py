@@ -6,11 +6,12 @@
 
 It is handed over as text, so it imports nothing of the collection. As ``job DIRECTORY`` it is a job's own process,
 started detached: it outlives the play, keeps the job's record up to date, and starts the work afresh when the
-scheduler, which keeps everything in memory, was lost meanwhile. As ``watch ADDRESS SECONDS`` it tells a module how a
+scheduler, which keeps everything in memory, was lost meanwhile. As ``script DIRECTORY`` it runs the script of a job,
+whose arguments others would see in the list of processes. As ``watch ADDRESS SECONDS`` it tells a module how a
 scheduler is, and as ``ask ADDRESS SECONDS QUESTION`` what it answers.
 
 Files in a job's directory: ``specification.json`` (what to do), ``state.json`` (how it stands), ``result.json`` (what
-the function returned), ``output.log``, ``work/`` (the working directory).
+the function returned), ``output.log``, ``work/`` (the working directory), ``secrets/`` (while it runs).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import asyncio
 import importlib
 import json
 import os
+import runpy
+import shutil
 import signal
 import ssl
 import subprocess
@@ -37,6 +40,8 @@ WHO = {"op": "identity", "n_workers": 0}
 PROGRESS = {"op": "get_task_prefix_states"}
 RENEWAL = "the playbook flotilla.dask.site renews certificates"
 ENVIRONMENT = {"op": "flotilla_environment"}
+NAMES, DIRECTORY = "FLOTILLA_SECRETS", "CREDENTIALS_DIRECTORY"
+"""Variables with the names of a job's secrets, and with the directory that has a file for each."""
 METRICS = ("memory", "spilled_bytes", "task_counts")
 """What is told of a worker's many metrics."""
 
@@ -74,6 +79,7 @@ class Runner:
         process = {"pid": os.getpid(), "pid_started": start_time()}
         self._update(state="running", attempts=self.state["attempts"] + 1, **process)
         try:
+            load_secrets()
             work = self._prepare()
             self._connect()
             threading.Thread(target=self._work, args=(work,), daemon=True).start()
@@ -154,7 +160,7 @@ class Runner:
 
     def _run_script(self) -> None:
         script = self.specification["script"]
-        words = [sys.executable, script, *map(str, self.specification["arguments"])]
+        words = [sys.executable, os.path.abspath(__file__), "script", self.directory]
         self.child = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
         status = self.child.wait()
         if status:
@@ -225,6 +231,7 @@ class Runner:
         self._stop_child()
         sys.stdout.flush()
         sys.stderr.flush()
+        shutil.rmtree(os.path.join(self.directory, "secrets"), ignore_errors=True)
         self._update(state=state, ended=time.time(), **more)
         os._exit(0)
 
@@ -238,11 +245,37 @@ class Runner:
 
     def _write(self, name: str, content: t.Any) -> None:
         path = os.path.join(self.directory, name)
-        with open(path + ".part", "w", encoding="utf-8") as file:
+        with open(path + ".part", "w", encoding="utf-8", opener=private) as file:
             json.dump(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(path + ".part", path)
+
+
+def run_script(directory: str) -> None:
+    """Runs the script of a job as Python does with a script, with its arguments in ``sys.argv`` alone."""
+    with open(os.path.join(directory, "specification.json"), encoding="utf-8") as file:
+        wanted = json.load(file)
+    sys.argv = [wanted["script"], *map(str, wanted["arguments"])]
+    sys.path[0] = os.path.dirname(os.path.realpath(wanted["script"]))
+    runpy.run_path(wanted["script"], run_name="__main__")
+
+
+def private(path: str, flags: int) -> int:
+    """Opens a file that nobody else can read, for ``open``."""
+    return os.open(path, flags, 0o600)
+
+
+def load_secrets() -> None:
+    """Makes environment variables of the secrets that the job has as files. :raises JobFailedError: one is missing."""
+    for name in os.environ.get(NAMES, "").split():
+        try:
+            with open(os.path.join(os.environ.get(DIRECTORY, ""), name), encoding="utf-8", newline="") as file:
+                os.environ[name] = file.read()
+        except (OSError, ValueError) as error:
+            raise JobFailedError(
+                "error", "The secret {0} cannot be read ({1}).".format(name, type(error).__name__)
+            ) from None
 
 
 def start_time() -> int:
@@ -413,6 +446,8 @@ def answer(address: str, timeout: float, question: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "job":
         Runner(sys.argv[2]).run()
+    elif sys.argv[1] == "script":
+        run_script(sys.argv[2])
     elif sys.argv[1] == "ask":
         answer(sys.argv[2], float(sys.argv[3]), sys.argv[4])
     else:

@@ -120,6 +120,7 @@ class Host:
         self.account: str = options["account"]
         self.own: list[str] = list(directories["own"])
         self.configuration: str = directories["configuration"]
+        self.jobs: str = directories["jobs"]
         self.writable: list[str] = list(options["writable"]) or [directories["state"]]
         self.files: list[t.Mapping[str, str]] = list(options["files"])
         self.unknown: list[str] = []
@@ -201,6 +202,8 @@ class Host:
             steps.append(self._plan_record(recorded, {**recorded, **more}))
         for path in self.writable:
             steps += self._plan_directory(path, self.account)
+        for path in (self.jobs, posixpath.join(self.configuration, "pipelines")):
+            steps += _closings(path)
         for file in self.files:
             before = read_text(file["path"])
             if before != file["content"] or not _is_mode(file["path"], 0o644):
@@ -534,6 +537,19 @@ def _removals(path: str, keep: t.Sequence[str], whole: bool, marked: bool = Fals
 
 def _writing(path: str, before: str, after: str, mode: int = 0o644) -> Step:
     return Step(path, before, after, lambda: write_text(path, after, mode))
+
+
+def _closings(path: str) -> Steps:
+    """Returns how to close a directory to all but its owner, as those of jobs and stages have not always been."""
+    try:
+        found = status(path)
+    except DaskError:  # what a task has put there instead, as is a link
+        return []
+    open_mode = stat.S_IMODE(found.st_mode) if found and stat.S_ISDIR(found.st_mode) else 0
+    if not open_mode & 0o077:
+        return []
+    before, after = ("directory, mode {0:04o}\n".format(mode) for mode in (open_mode, 0o700))
+    return [Step(path, before, after, lambda: make_directory(path, 0o700))]
 
 
 def _making(path: str, mark: str) -> Step:

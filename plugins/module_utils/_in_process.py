@@ -5,15 +5,16 @@
 """What runs inside Dask's own processes (private to this collection).
 
 A preload module of every scheduler, nanny and worker, whatever launched it; installed under the name
-``flotilla_in_process``, so it imports nothing of the collection. It does five things. A nanny that stops has its
+``flotilla_in_process``, so it imports nothing of the collection. It does six things. When it is imported, it makes
+environment variables of the process's secrets, before anything of the user's runs. A nanny that stops has its
 worker drained first: the scheduler hands the worker's tasks to the others, lets finish what is executing, moves the
 data, and looks whether it is all there. A nanny whose software isn't the scheduler's doesn't start a worker. Every
 process, clients included, loads certificates and authorities again when their files change, and refuses certificates
 that are revoked. Schedulers and workers show their pages, on their own host, to accounts alone that may read them. And
 they tell Prometheus what alerts need and Dask doesn't tell.
 
-The first two answer as operations of the scheduler, ``flotilla_drain`` and ``flotilla_environment``, which modules ask
-too.
+Drains and comparisons of software are operations of the scheduler, ``flotilla_drain`` and ``flotilla_environment``,
+which modules ask too.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ NO_CHECK_TIME = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for: a certificate that has expired is read too."""
 LOOK_SECONDS = 1.0
 """Seconds between two looks at the files of certificates."""
+NAMES, DIRECTORY = "FLOTILLA_SECRETS", "CREDENTIALS_DIRECTORY"
+"""Variables with the names of the process's secrets, and with the directory that has a file for each."""
 REVOKED = re.compile(r"^Revoked: 0*([0-9A-F]+) (.*)$", re.MULTILINE)
 """A line of the file of authorities, beside their certificates: serial number and name of one that is revoked."""
 
@@ -60,6 +63,25 @@ REFUSED_READER = (
 
 IPAddress = t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Outcome = t.Dict[str, t.Any]
+
+
+def load_secrets() -> None:
+    """Makes environment variables of the secrets that this process has as files; its children have them, too.
+
+    A child that cannot read the files has what it was started with.
+
+    :raises SystemExit: a secret is nowhere. What isn't an Exception gets past Dask's handling of preload modules.
+    """
+    for name in os.environ.get(NAMES, "").split():
+        path = os.path.join(os.environ.get(DIRECTORY, ""), name)
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                os.environ[name] = file.read()
+        except (OSError, ValueError) as error:
+            if name not in os.environ:
+                logger.error("the secret %s cannot be read (%s). Run flotilla.dask.site.", name, type(error).__name__)
+                time.sleep(REFUSED_SECONDS)
+                raise SystemExit(1) from None
 
 
 def dask_setup(server: t.Any) -> t.Any:
@@ -779,5 +801,6 @@ def _listed(names: t.Sequence[str], number: int) -> str:
 
 
 if __name__ == "flotilla_in_process":
+    load_secrets()
     check_contexts()
     guard_pages()

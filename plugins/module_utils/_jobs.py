@@ -4,8 +4,9 @@
 
 """Jobs as records on disk, and the process that runs each (private to this collection).
 
-A job lives in a directory of its own; ``_environment_side`` says which files are in it. A lock on ``lock``, which the
-job's process holds for as long as it lives, tells a running job from one whose process was killed.
+A job lives in a directory of its own, which its account alone can enter; ``_environment_side`` says which files are in
+it. A lock on ``lock``, which the job's process holds for as long as it lives, tells a running job from one whose
+process was killed.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from ansible_collections.flotilla.dask.plugins.module_utils._digest import diges
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import (
     last_lines,
+    make_directory,
     read_text,
     remove_tree,
     write_text,
 )
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import DIRECTORY, NAMES, write_secrets
 from ansible_collections.flotilla.dask.plugins.module_utils._service import module_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll, wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import USER_HOME
@@ -44,6 +47,8 @@ FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w
 CANCEL_SECONDS = 30.0
 LOCK_SECONDS = 2.0
 LAST_LINES = 20
+SECRETS = "secrets"
+"""Name of the directory with the secrets of a job that runs."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,17 @@ def check_name(name: str) -> None:
 
 
 def specification(
-    name: str, function: str | None, script: str | None, content: str | None, arguments: t.Any
+    name: str,
+    function: str | None,
+    script: str | None,
+    content: str | None,
+    arguments: t.Any,
+    secrets: t.Iterable[str] = (),
 ) -> dict[str, t.Any]:
     """Returns what makes a job the job that it is; two jobs of the same name with equal ones are the same job.
 
     :param content: The script's text, where it is brought to the host with the job.
+    :param secrets: Their names. Values are no part of it: a job that has finished need not run again with a new token.
     :raises DaskError: a value isn't allowed.
     """
     check_name(name)
@@ -99,6 +110,7 @@ def specification(
         "script": script or "",
         "content": digest(content) if content is not None else "",
         "arguments": _arguments(arguments, keywords=bool(function)),
+        **({"secrets": sorted(secrets)} if secrets else {}),
     }
 
 
@@ -155,6 +167,7 @@ class Job:
                 **dict.fromkeys(("function", "script", "digest", "output"), ""),
                 **dict.fromkeys(("started", "seconds", "attempts"), 0),
                 "arguments": [],
+                "secrets": [],
                 "result": None,
                 "progress": {"done": 0, "total": 0},
                 "ended": None,
@@ -179,6 +192,7 @@ class Job:
             "function": wanted["function"],
             "script": wanted["script"],
             "arguments": wanted["arguments"],
+            "secrets": wanted.get("secrets", []),
             "digest": wanted["digest"],
             "result": result if state["state"] == "finished" else None,
             "progress": state.get("progress", {"done": 0, "total": 0}),
@@ -191,15 +205,21 @@ class Job:
         }
 
     def submit(
-        self, wanted: dict[str, t.Any], content: str | None, cluster: Description, limits: dict[str, t.Any]
+        self,
+        wanted: dict[str, t.Any],
+        content: str | None,
+        cluster: Description,
+        limits: dict[str, t.Any],
+        secrets: t.Mapping[str, str] | None = None,
     ) -> None:
         """Replaces the record by a new one and starts the job's process, detached.
 
+        :param secrets: Names and values. The files with them are there for as long as the job runs.
         :param limits: timeout (seconds, 0 for none), connect_timeout (seconds) and retries; not part of what a job is.
         :raises DaskError: the job runs already, or can't be started.
         """
         script = wanted["script"]
-        os.makedirs(self.who.jobs, exist_ok=True)
+        make_directory(self.who.jobs, 0o700)
         if content is None and script and not os.access(script, os.R_OK):
             raise DaskError(
                 "script: {0!r} is refused: there is no such file on this host that the user '{1}' can read.".format(
@@ -208,10 +228,10 @@ class Job:
             )
         lock = self._take_lock()
         self._clear()
-        os.mkdir(self._path("work"))
+        os.mkdir(self._path("work"), 0o700)
         if content is not None:
             script = self._path(os.path.basename(script) or "script.py")
-            write_text(script, content)
+            write_text(script, content, 0o600)
         full = {
             **wanted,
             **limits,
@@ -221,12 +241,16 @@ class Job:
             "batch": cluster.get("running"),
         }
         runner = self._path("runner.py")
-        write_text(runner, RUNNER)
-        write_text(self._path("specification.json"), json.dumps(full, indent=2))
-        write_text(self._path("state.json"), json.dumps({"state": "running", "attempts": 0, "started": time.time()}))
-        output = os.open(self._path("output.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        state = {"state": "running", "attempts": 0, "started": time.time()}
+        write_text(runner, RUNNER, 0o600)
+        write_text(self._path("specification.json"), json.dumps(full, indent=2), 0o600)
+        write_text(self._path("state.json"), json.dumps(state), 0o600)
+        if secrets:
+            write_secrets(self._path(SECRETS), secrets, 0o700)
+        output = os.open(self._path("output.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
-            self._start([cluster["python"], runner, "job", self.directory], cluster, lock, output)
+            words = [cluster["python"], runner, "job", self.directory]
+            self._start(words, cluster, lock, output, wanted.get("secrets", []))
         finally:
             os.close(output)
             os.close(lock)
@@ -244,6 +268,14 @@ class Job:
                 "hand ('fuser {1}/lock' names it), and run this again.".format(self.name, self.directory, error)
             ) from error
         wait_for(lambda: not self._lock_is_held(), CANCEL_SECONDS, "job '{0}' to end".format(self.name))
+
+    def tidy(self) -> None:
+        """Closes the job's directory to others, and removes the secrets of a process that was killed."""
+        for directory in (self.who.jobs, self.directory):
+            if os.path.isdir(directory) and not os.path.islink(directory):
+                make_directory(directory, 0o700)
+        if not self._lock_is_held():
+            remove_tree(self._path(SECRETS))
 
     def remove(self) -> None:
         """Removes the record of a job that doesn't run."""
@@ -267,7 +299,7 @@ class Job:
             return "(its output cannot be read: {0})".format(error)
 
     def _take_lock(self) -> int:
-        os.makedirs(self.directory, exist_ok=True)
+        make_directory(self.directory, 0o700)
         lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         # Tried more than once, as whoever looks whether a job runs holds the lock for an instant.
         if not poll(lambda: _try_lock(lock), LOCK_SECONDS):
@@ -290,8 +322,10 @@ class Job:
             if name != "lock":
                 remove_tree(self._path(name))
 
-    def _start(self, argv: list[str], cluster: Description, lock: int, output: int) -> None:
-        scheduler = {"DASK_SCHEDULER_ADDRESS": cluster["scheduler"]}
+    def _start(self, argv: list[str], cluster: Description, lock: int, output: int, secrets: t.Iterable[str]) -> None:
+        own = {"DASK_SCHEDULER_ADDRESS": cluster["scheduler"]}
+        if secrets:
+            own.update({DIRECTORY: self._path(SECRETS), NAMES: " ".join(secrets)})
         try:
             subprocess.Popen(
                 argv,
@@ -299,7 +333,7 @@ class Job:
                 stdout=output,
                 stderr=output,
                 cwd=self._path("work"),
-                env={**os.environ, **cluster_environment(cluster), **scheduler},
+                env={**os.environ, **cluster_environment(cluster), **own},
                 pass_fds=[lock],
                 start_new_session=True,
             )

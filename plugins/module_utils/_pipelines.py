@@ -23,6 +23,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Des
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import (
     last_lines,
+    make_directory,
     read_text,
     remove_tree,
     write_text,
@@ -34,6 +35,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launchers.docker imp
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.swarm import START_SECONDS, Stack, is_alive
 
 KIND_OF_STAGE = "stage"
+SECRET = "secret_"
+"""How the keys of the scheduler's secrets begin that are the user's, and not those of every client."""
 LAST_LINES = 20
 OUTPUT_SECONDS = 120
 REMOVAL_SECONDS = 60
@@ -112,7 +115,8 @@ class Runs:
 
     def start(self, stage: Stage, digest: str) -> None:
         """Starts a stage. :raises DaskError: Docker refused."""
-        os.makedirs(self.directory, exist_ok=True)
+        for path in (os.path.dirname(self.directory), self.directory):
+            make_directory(path, 0o700)
         name = self._service_name(stage.name)
         self.stack.write(name, json.dumps(self._definition(stage, digest), indent=2))
         self.stack.deploy([name])
@@ -276,14 +280,19 @@ class Runs:
             "init": True,
             "logging": scheduler["logging"],
             "networks": scheduler["networks"],
-            "secrets": [{**each, "uid": uid, "gid": gid} if "uid" in each else each for each in scheduler["secrets"]],
+            "secrets": [
+                {**each, "uid": uid, "gid": gid} if "uid" in each else each
+                for each in scheduler["secrets"]
+                if not each["source"].startswith(SECRET)
+            ],
             "user": user,
             "volumes": [
                 "{0}:{1}{2}".format(mount.source, mount.path, ":ro" if mount.read_only else "")
                 for mount in stage.mounts
             ],
         }
-        return {**self.base, "services": {self._service_name(stage.name): service}}
+        shared = {key: each for key, each in self.base["secrets"].items() if not key.startswith(SECRET)}
+        return {**self.base, "services": {self._service_name(stage.name): service}, "secrets": shared}
 
 
 def stage_environment(stage: Stage, scheduler: t.Mapping[str, str], address: str) -> dict[str, str]:

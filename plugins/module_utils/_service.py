@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from ansible_collections.flotilla.dask.plugins.module_utils._accounts import PATIENCE, Account
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import PLACEHOLDER as SECRETS
 
 NO_UNIT = 5
 """Exit status of systemctl where there is no such unit to stop."""
@@ -73,11 +74,16 @@ class Plan:
         return bool(self.write or self.remove or self.enable or self.start or self.restart or self.stop)
 
 
-def plan(wanted: t.Sequence[Wanted], observed: t.Mapping[str, Observed], restart_all: bool = False) -> Plan:
+def plan(
+    wanted: t.Sequence[Wanted],
+    observed: t.Mapping[str, Observed],
+    restart_all: bool = False,
+    restart: t.Container[str] = (),
+) -> Plan:
     """Returns how to get from ``observed`` to ``wanted``.
 
     A process restarts only if its own definition changed or is not the one that it runs with, if it is being stopped,
-    or with ``restart_all``.
+    if ``restart`` names it, or with ``restart_all``.
     """
     changed = {
         process.name: process.definition
@@ -93,7 +99,9 @@ def plan(wanted: t.Sequence[Wanted], observed: t.Mapping[str, Observed], restart
         enable=tuple(name for name in names if name not in observed or not observed[name].enabled),
         start=tuple(name for name in names if name not in running),
         restart=tuple(
-            name for name in names if name in running and (restart_all or name in changed or name in stopping)
+            name
+            for name in names
+            if name in running and (restart_all or name in changed or name in stopping or name in restart)
         ),
     )
 
@@ -120,6 +128,8 @@ class Launcher(abc.ABC):
     """What keeps processes running on a host. ``remarks``: what a person is to know of it, in sentences."""
 
     remarks: t.Sequence[str] = ()
+    reads_secrets: t.ClassVar[bool] = True
+    """Whether processes read the files of their secrets when they start, and so restart where a file was another."""
 
     def outdated(self) -> bool:
         """Whether the launcher itself has to restart, and with it every process."""
@@ -174,8 +184,12 @@ def check_ports(wanted: t.Iterable[Wanted], observed: t.Mapping[str, Observed], 
         raise DaskError("\n".join(problems))
 
 
-def stamped(text: str) -> str:
-    """Returns a rendered definition with its own digest, as a variable that tells what a process was started with."""
+def stamped(text: str, secrets: str = "") -> str:
+    """Returns a rendered definition with its own digest, as a variable that tells what a process was started with.
+
+    :param secrets: The version of the process's secrets.
+    """
+    text = text.replace(SECRETS, secrets)
     return text.replace(PLACEHOLDER, digest(text))
 
 

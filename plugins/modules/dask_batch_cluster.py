@@ -122,7 +122,21 @@ options:
     elements: str
     default: []
   environment:
-    description: Environment variables of scheduler, workers and application.
+    description:
+      - Environment variables of scheduler, workers and application. They are in the job's script, of which queues tell
+        others; put no secret there.
+    type: dict
+    default: {}
+  secrets:
+    description:
+      - Secrets of scheduler, workers and application, by names of environment variables; keep them in a vault.
+      - A process has each as an environment variable, and as a file in the directory that C(CREDENTIALS_DIRECTORY)
+        names. The files are in the cluster's directory, where only this user reads them, and go when the job ends. They
+        are not in the script, and not in RV(jobqueue).
+      - Values have 4 characters at least, 64 KiB at most, and 256 KiB together. Names that Dask, Python, the system or
+        this collection reads are refused, such as C(PATH) and C(DASK_*), and those of O(environment).
+      - The names belong to the cluster's specification. The values do not. A cluster keeps those that its job was
+        submitted with.
     type: dict
     default: {}
   idle_timeout:
@@ -386,7 +400,7 @@ def ensure_submitted(
     outcome = {"changed": True, "diff": difference(before, script), "job_script": script}
     if check_mode:
         return outcome, None
-    return outcome, cluster.submit(plan, script, options["content"], record)
+    return outcome, cluster.submit(plan, script, options["content"], record, options["secrets"])
 
 
 def followed(cluster: BatchCluster, job: str) -> Record:
@@ -425,6 +439,8 @@ def ensure_present(cluster: BatchCluster, options: dict[str, t.Any], check_mode:
         more = ensure_additional(cluster, record, options["additional_chunks"], check_mode)
         outcome.update(lacking=more["lacking"], changed=outcome["changed"] or more["changed"])
     outcome["cluster"] = {**state, "more": record["more"]}
+    if state["state"] not in ("pending", "starting", "running") and not check_mode:
+        cluster.forget_secrets(record)
     succeeded = state["state"] in ("pending", "starting", "running") or (
         state["state"] == "finished" and record["application"]
     )
@@ -467,6 +483,7 @@ def main() -> None:
             "directory": {"type": "str", "default": ""},
             "setup": {"type": "list", "elements": "str", "default": []},
             "environment": {"type": "dict", "default": {}},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
             "idle_timeout": {"type": "int", "default": 0},
             "drain_seconds": {"type": "int", "default": 60},
             "function": {"type": "str"},

@@ -19,6 +19,7 @@ description:
   - Record, result and output are on disk. Workers that die, and a scheduler that dies and comes back, don't end the
     job; after the latter it is submitted again.
   - While a task waits for a job it prints how many of the scheduler's tasks are done.
+  - The directory of a job can be read by its account alone. Options are not written to the host's log.
 options:
   name:
     description: The job's name, unique among the account's jobs on the cluster.
@@ -56,6 +57,18 @@ options:
       - For a function a list, or a mapping of keywords; for a script a list of words. JSON text is taken as well.
     type: raw
     default: []
+  secrets:
+    description:
+      - Secrets of the job, by names of environment variables; keep them in a vault.
+      - The job's process has each as an environment variable, and as a file in the directory that
+        C(CREDENTIALS_DIRECTORY) names. The files are the account's alone, and go when the job ends. Record, output and
+        log of the job have no value, unless the job itself prints one.
+      - Values have 4 characters at least, 64 KiB at most, and 256 KiB together. Names that Dask, Python, the system or
+        this collection reads are refused, such as C(PATH) and C(DASK_*).
+      - The names belong to the job's specification. The values do not, so that a job that has finished is not run again
+        when a token changes, and a job that runs keeps those that it was started with.
+    type: dict
+    default: {}
   timeout:
     description: Seconds after which a job that hasn't ended is cancelled and has failed; V(0) for no limit.
     type: float
@@ -112,6 +125,8 @@ EXAMPLES = r"""
     name: nightly
     script: analysis/nightly.py
     arguments: [--year, "2026"]
+    secrets:
+      ARCHIVE_TOKEN: "{{ vault_archive_token }}"
     state: submitted
 
 - name: Cancel it
@@ -144,6 +159,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils import _jobs
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, find_cluster, running
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import read_secrets
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
 
 
@@ -172,7 +188,12 @@ def ensure_submitted(
     :raises DaskError: it runs with another specification, can't start, or may need longer than the cluster lasts.
     """
     wanted = _jobs.specification(
-        options["name"], options["function"], options["script"], options["content"], options["arguments"]
+        options["name"],
+        options["function"],
+        options["script"],
+        options["content"],
+        options["arguments"],
+        options["secrets"],
     )
     record = job.record()
     same = record is not None and record["digest"] == digest(wanted)
@@ -189,8 +210,16 @@ def ensure_submitted(
     cluster = running(cluster)
     refuse_long(cluster, options["timeout"])
     limits = {key: options[key] for key in ("timeout", "connect_timeout", "retries")}
-    job.submit(wanted, options["content"], cluster, limits)
+    job.submit(wanted, options["content"], cluster, limits, options["secrets"])
     return {"changed": True, "diff": difference(record, wanted), "job": job.record()}
+
+
+def read_job_secrets(value: t.Any) -> dict[str, str]:
+    """:raises DaskError: a name or a value is not allowed; has no value."""
+    found, problems = read_secrets("secrets", value)
+    if problems:
+        raise DaskError("\n".join(problems))
+    return found
 
 
 def refuse_long(cluster: Description, timeout: float) -> None:
@@ -207,7 +236,8 @@ def refuse_long(cluster: Description, timeout: float) -> None:
 
 def difference(record: dict[str, t.Any] | None, wanted: dict[str, t.Any] | None) -> dict[str, t.Any]:
     def part(of: dict[str, t.Any] | None) -> dict[str, t.Any]:
-        return {key: of[key] for key in ("function", "script", "arguments")} if of else {}
+        shown = {key: of[key] for key in ("function", "script", "arguments")} if of else {}
+        return {**shown, "secrets": of["secrets"]} if of and of.get("secrets") else shown
 
     return {"before": part(record), "after": part(wanted)}
 
@@ -230,6 +260,8 @@ def carry_out(
 ) -> dict[str, t.Any]:
     """Returns the result, as the account that the job belongs to. :raises DaskError: as ``ensure_submitted``."""
     job = _jobs.Job(owner, options["name"])
+    if not check_mode:
+        job.tidy()
     if options["state"] == "absent":
         return ensure_absent(job, check_mode)
     if options["state"] == "cancelled":
@@ -256,6 +288,7 @@ def main() -> None:
             "remote_src": {"type": "bool", "default": False},
             "content": {"type": "str"},
             "arguments": {"type": "raw", "default": []},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
             "timeout": {"type": "float", "default": 0},
             "connect_timeout": {"type": "float", "default": 10},
             "retries": {"type": "int", "default": 10},
@@ -271,6 +304,7 @@ def main() -> None:
     )
     options: dict[str, t.Any] = module.params
     try:
+        options["secrets"] = read_job_secrets(options["secrets"])
         cluster = find_cluster(options["cluster"], options["home"], alive=False)
         owner = _jobs.owner(cluster)
         outcome = owner.account.run(

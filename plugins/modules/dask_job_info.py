@@ -79,6 +79,11 @@ jobs:
       description: Their arguments.
       type: raw
       returned: always
+    secrets:
+      description: The names of its secrets.
+      type: list
+      elements: str
+      returned: always
     digest:
       description: Identifies the specification.
       type: str

@@ -17,8 +17,8 @@ description:
     after the other. Runs on the scheduler's host.
   - A stage that was done with the same specification (all of it but C(timeout), and that of the stages before) is not
     run again. One that failed stops the pipeline, with its last lines as the error; the next run starts with it.
-  - Records and the output of stages are in C(pipelines) below the cluster's state directory. A stage goes on when the
-    controller is gone, and the next run finds it.
+  - Records and the output of stages are in C(pipelines) below the cluster's configuration directory, for root alone. A
+    stage goes on when the controller is gone, and the next run finds it. Options are not written to the host's log.
   - While a task waits for a stage it prints what that said last.
 options:
   name:
@@ -51,7 +51,7 @@ options:
         elements: raw
         required: true
       environment:
-        description: Environment variables.
+        description: Environment variables, which are no secrets. A stage has none of the cluster's secrets either.
         type: dict
         default: {}
       mounts:

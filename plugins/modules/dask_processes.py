@@ -20,6 +20,7 @@ description:
   - Under systemd and supervisor, a process that runs with another definition than the one on disk restarts too; a run
     that was interrupted leaves such processes.
   - Refuses to start a process whose ports are taken, where Dask would silently serve on others.
+  - Its options are not written to the host's log.
 options:
   cluster:
     description: Name of the cluster.
@@ -48,6 +49,14 @@ options:
     type: list
     elements: dict
     default: []
+  secrets:
+    description:
+      - The secrets of all processes of the plan, as the filter P(flotilla.dask.launch_secrets#filter) gives them.
+      - Each is written to a file that only who needs it can read, and reaches its process as an environment variable.
+        What a definition has of them are names, and a version that only this host can compute.
+      - They are written before a process starts. A process restarts when its secrets change.
+    type: dict
+    default: {}
   template:
     description: Template on the controller that defines one process; the variable C(process) is the process.
     type: path
@@ -111,14 +120,21 @@ removed:
   returned: success
   type: list
   elements: str
+versions:
+  description:
+    - By the sets of O(secrets), the version that definitions have of each. It changes with every name and value, and is
+      computed with a key that is on this host alone.
+  returned: success
+  type: dict
 """
 
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.flotilla.dask.plugins.module_utils._accounts import find_account, this_account
+from ansible_collections.flotilla.dask.plugins.module_utils._accounts import Account, find_account, this_account
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import Store, set_of
 from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     Launcher,
     Wanted,
@@ -136,24 +152,30 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launchers.systemd im
 UNIT_DIRECTORY = "/etc/systemd/system"
 
 
-def choose_launcher(options: dict[str, t.Any]) -> Launcher:
+def choose_launcher(options: dict[str, t.Any], account: Account | None) -> Launcher:
     if options["launcher"] == "systemd":
         return Systemd(UNIT_DIRECTORY, options["cluster"], options["kind"])
     if options["launcher"] == "docker":
         return Docker(options["directories"], options["cluster"], options["kind"])
     if options["launcher"] == "swarm":
         return Swarm(options["directories"], options["cluster"], options["kind"])
-    account = find_account(options["account"]) if options["account"] else this_account()
     return Supervisor(options["directories"], options["kind"], account, options["daemon_definition"])
 
 
-def wanted_processes(options: dict[str, t.Any]) -> list[Wanted]:
+def keep_secrets(options: dict[str, t.Any], account: Account | None) -> Store:
+    sets = options["secrets"] if options["state"] == "started" else {}
+    # systemd and a swarm are given them by root.
+    reader = account if options["launcher"] in ("supervisor", "docker") else None
+    return Store(options["directories"]["secrets"], options["kind"], sets, reader)
+
+
+def wanted_processes(options: dict[str, t.Any], store: Store) -> list[Wanted]:
     if options["state"] != "started":
         return []
     return [
         Wanted(
             name=process["name"],
-            definition=stamped(process["definition"]),
+            definition=stamped(process["definition"], store.version(set_of(process["kind"], process["group"]))),
             listen=tuple((process["listen"][purpose], int(port)) for purpose, port in process["ports"].items()),
         )
         for process in options["processes"]
@@ -162,24 +184,35 @@ def wanted_processes(options: dict[str, t.Any]) -> list[Wanted]:
 
 def run_processes(options: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Observes, plans, applies. :raises DaskError: a port is taken, or the launcher refused."""
-    launcher = choose_launcher(options)
-    wanted = wanted_processes(options)
+    account = find_account(options["account"]) if options["account"] else this_account()
+    launcher = choose_launcher(options, account)
+    store = keep_secrets(options, account)
+    wanted = wanted_processes(options, store)
     observed = launcher.observe()
-    if options["state"] == "stopped":
+    keeps = options["state"] == "stopped"
+    if keeps:
         steps = plan_stop(observed)
     else:
-        steps = plan(wanted, observed, restart_all=launcher.outdated())
+        outdated = store.outdated if launcher.reads_secrets else []
+        restart = [each["name"] for each in options["processes"] if set_of(each["kind"], each["group"]) in outdated]
+        steps = plan(wanted, observed, restart_all=launcher.outdated(), restart=restart)
     launcher.check(steps)
     check_ports(wanted, observed, steps)
-    if steps and not check_mode:
-        launcher.apply(steps)
+    if not check_mode:
+        if not keeps:
+            store.write()
+        if steps:
+            launcher.apply(steps)
+        if not keeps:
+            store.prune()
     return {
-        "changed": bool(steps),
+        "changed": bool(steps or not (keeps or store.is_settled)),
         "started": list(steps.start),
         "restarted": list(steps.restart),
         "stopped": list(steps.stop),
         "removed": list(steps.remove),
-        "diff": diff(steps, observed),
+        "versions": store.versions(),
+        "diff": diff(steps, observed) + ([] if keeps else store.diff()),
         "remarks": list(launcher.remarks),
     }
 
@@ -193,6 +226,7 @@ def main() -> None:
             "directories": {"type": "dict", "required": True},
             "account": {"type": "str", "default": ""},
             "processes": {"type": "list", "elements": "dict", "default": []},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
             "template": {"type": "path"},
             "daemon_template": {"type": "path"},
             "daemon_definition": {"type": "str", "default": ""},

@@ -17,6 +17,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import is_address
+from ansible_collections.flotilla.dask.plugins.plugin_utils.private import send_through_pipe
 
 Result = t.Dict[str, t.Any]
 
@@ -135,12 +136,6 @@ class Issuer:
 def subject_alternative_names(names: t.Sequence[str]) -> list[str]:
     """Returns host names and addresses as community.crypto wants them: C(DNS:worker1), C(IP:10.0.0.5)."""
     return ["{0}:{1}".format("IP" if is_address(name) else "DNS", name) for name in names]
-
-
-def send_through_pipe(connection: t.Any) -> None:
-    """Has a connection send a module and its arguments through a pipe, where it can, and not as a file."""
-    if connection.has_pipelining:
-        connection.set_option("pipelining", True)
 
 
 def _checked(module: str, result: Result) -> Result:

@@ -25,14 +25,21 @@ from ansible_server import AnsibleServer
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._environment_side import scheduler_state
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import Store
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import wait_for
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import IN_PROCESS
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import launch_secrets
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
 NAME = "of_the_tests"
 AUTHORITY = certificates.authority()
+SECRETS: dict[str, t.Any] = {
+    "dask_secrets": {"EVERYBODYS": "shared-hunter2"},
+    "dask_worker_groups": [{"name": "one", "secrets": {"OF_ONE": "single-hunter2"}}, {"name": "two"}],
+}
+"""Secrets of the cluster, and its groups of workers."""
 SECONDS = 180.0
 """Far more than anything takes; what is waited for is a condition, never the time."""
 
@@ -115,6 +122,8 @@ class Cluster:
         Path(directories["authorities"]).write_text(self.authority.certificate_text)
         Path(directories["dask_configuration"]).write_text(json.dumps(self.plan["configuration"]))
         Path(directories["description"]).write_text(json.dumps(self.plan["description"]))
+        for kind in ("scheduler", "worker"):
+            Store(directories["secrets"], kind, launch_secrets(SECRETS)).write()
 
     def log(self, name: str) -> Path:
         """The file that a process of the plan writes its output to."""
@@ -182,8 +191,8 @@ def plan_cluster(home: Path, name: str, scheduler_port: int) -> dict[str, t.Any]
     """The launch plan of a cluster of this environment's software on this machine."""
     dashboard, *ports = free_ports(7)
     groups = [
-        {"name": group, "memory": "512 MiB", "ports": dict(zip(("worker", "nanny", "dashboard"), first))}
-        for group, first in (("one", ports[:3]), ("two", ports[3:]))
+        {"memory": "512 MiB", "ports": dict(zip(("worker", "nanny", "dashboard"), first)), **group}
+        for group, first in zip(SECRETS["dask_worker_groups"], (ports[:3], ports[3:]))
     ]
     return launch_plan(
         {
@@ -195,6 +204,7 @@ def plan_cluster(home: Path, name: str, scheduler_port: int) -> dict[str, t.Any]
             "dask_scheduler_port": scheduler_port,
             "dask_scheduler_dashboard_port": dashboard,
             "dask_worker_groups": groups,
+            "dask_secrets": SECRETS["dask_secrets"],
             "dask_runs_scheduler": True,
             "dask_runs_workers": True,
             "dask_promised_workers": promised_workers({"here": groups}),

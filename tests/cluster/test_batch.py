@@ -30,11 +30,13 @@ from ansible_collections.flotilla.dask.tests.cluster.conftest import (
 
 COMMANDS = ("qsub", "qstat", "qselect", "qdel", "pbsdsh")
 SITE = "login"
+SECRET = "hunter2-hunter2"
 SCRIPT = """
+import os
 import sys
 from distributed import Client
 with Client() as client:
-    print("sum", client.submit(sum, range(10)).result(), *sys.argv[1:])
+    print("sum", client.submit(sum, range(10)).result(), *sys.argv[1:], len(os.environ["TOKEN"]))
 sys.exit(int(sys.argv[1]))
 """
 
@@ -117,18 +119,28 @@ def login(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Login]:
     assert not left, "something outlived the jobs"
 
 
+def secrets_in(login: Login) -> dict[str, int]:
+    """The files that have the secret's value, with their modes."""
+    return {
+        str(path.relative_to(login.shared)): path.stat().st_mode & 0o777
+        for path in login.shared.rglob("*")
+        if path.is_file() and SECRET in path.read_text(errors="replace")
+    }
+
+
 def succeed(result: dict[str, t.Any]) -> dict[str, t.Any]:
     assert not result["failed"], result["msg"]
     return result
 
 
 def test_a_cluster_is_up_is_found_and_goes(login: Login) -> None:
-    first = succeed(login.batch("analysis", environment={"TITLE": 'it\'s "mine"'}))
+    asked: dict[str, t.Any] = {"environment": {"TITLE": 'it\'s "mine"'}, "secrets": {"TOKEN": SECRET}}
+    first = succeed(login.batch("analysis", "--diff", **asked))
     cluster = first["cluster"]
     assert (first["changed"], cluster["state"], cluster["workers"]) == (True, "running", 2)
     assert cluster["address"].startswith("tls://127.0.0.1:")
     assert cluster["leaves"] < cluster["ends"] == pytest.approx(cluster["started"] + 600)
-    again = succeed(login.batch("analysis", environment={"TITLE": 'it\'s "mine"'}))
+    again = succeed(login.batch("analysis", **asked))
     assert (again["changed"], again["cluster"]["job"]) == (False, cluster["job"])
     info = succeed(login.ansible.info(cluster="analysis"))["cluster"]
     assert info["health"] == "healthy"
@@ -139,6 +151,11 @@ def test_a_cluster_is_up_is_found_and_goes(login: Login) -> None:
     assert job["job"]["state"] == "finished"
     long = login.ansible.job(cluster="analysis", name="long", function="lab:square_all", timeout=3600)
     assert "before the walltime of job" in long["msg"]
+    code = "import os; from distributed import Client; print(Client().run(lambda: len(os.environ['TOKEN'])))"
+    assert login.python(cluster, code).count(str(len(SECRET))) == 2
+    assert secrets_in(login) == {"analysis/secrets/TOKEN": 0o400}
+    assert not processes_that_mention(SECRET)
+    assert SECRET not in str((first, again, info))
     other = login.batch("analysis", chunks=3)
     assert "has another specification" in other["msg"]
     assert (Path(cluster["files"]).stat().st_mode & 0o077) == 0 or (
@@ -151,6 +168,13 @@ def test_a_cluster_is_up_is_found_and_goes(login: Login) -> None:
     assert list((login.ansible.directory / "scratch").iterdir()) == []
     assert not succeed(login.absent("analysis"))["changed"]
     assert "no Dask cluster called 'analysis'" in login.ansible.info(cluster="analysis")["msg"]
+
+
+def test_a_secret_that_the_script_would_have_too_is_refused_before_anything_is_written(login: Login) -> None:
+    refused = login.batch("refused", environment={"TOKEN": "x"}, secrets={"TOKEN": SECRET})
+    assert "secrets.TOKEN: the name TOKEN is refused, as environment variables have it too" in refused["msg"]
+    assert SECRET not in str(refused)
+    assert not (login.shared / "refused").exists()
 
 
 def test_check_mode_shows_the_script_and_submits_nothing(login: Login) -> None:
@@ -166,9 +190,11 @@ def test_check_mode_shows_the_script_and_submits_nothing(login: Login) -> None:
 
 def test_an_application_runs_inside_its_job_and_once(login: Login) -> None:
     asked: dict[str, t.Any] = {"script": "my sum.py", "content": SCRIPT, "arguments": ["0", "a b"], "chunks": 1}
+    asked["secrets"] = {"TOKEN": SECRET}
     done = succeed(login.batch("nightly", **asked))
     assert (done["changed"], done["cluster"]["state"], done["cluster"]["exit_code"]) == (True, "finished", 0)
-    assert Path(done["cluster"]["output"]).read_text() == "sum 45 0 a b\n"
+    assert Path(done["cluster"]["output"]).read_text() == "sum 45 0 a b {0}\n".format(len(SECRET))
+    assert secrets_in(login) == {}
     assert not succeed(login.batch("nightly", **asked))["changed"]
     failed = login.batch("nightly", **{**asked, "arguments": ["3"]})
     assert (failed["failed"], failed["cluster"]["exit_code"]) == (True, 3)

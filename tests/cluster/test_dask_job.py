@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import stat
 import typing as t
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +53,14 @@ def held(request: pytest.FixtureRequest, tmp_path: Path, ansible: Ansible) -> t.
     yield job
     job.release()
     ansible.job(name=job.name, state="absent")
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> t.Iterator[Path]:
+    """A file that lets a script go on, at the end of the test at the latest."""
+    path = tmp_path / "release"
+    yield path
+    path.touch()
 
 
 @pytest.mark.usefixtures("cluster")
@@ -98,6 +108,76 @@ def test_a_script_from_the_controller_needs_no_address_for_its_client(
     assert not ansible.job(**options)["changed"]
     script.write_text("print('another')\n")
     assert ansible.job(**options)["job"]["output"] == "another"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_job_has_its_secrets_and_nobody_else_does(ansible: Ansible, tmp_path: Path, release: Path) -> None:
+    script = tmp_path / "secret.py"
+    script.write_text(
+        "import os, pathlib, sys, time\n"
+        "from dask.distributed import Client\n"
+        "client = Client()\n"
+        "file = pathlib.Path(os.environ['CREDENTIALS_DIRECTORY'], 'TOKEN')\n"
+        "print('same:', file.read_text() == os.environ['TOKEN'], len(os.environ['TOKEN']), sys.argv[1:], flush=True)\n"
+        "while not os.path.exists(os.environ['RELEASE']): time.sleep(0.05)\n"
+    )
+    secrets = {"TOKEN": "hunter2-hunter2", "RELEASE": str(release)}
+    job = {"name": "secret", "script": str(script), "arguments": ["mine alone"], "secrets": secrets}
+    shown = [ansible.job("-vvvv", "--diff", "--check", **job), ansible.job("-vvvv", "--diff", state="submitted", **job)]
+    directory = Path(shown[1]["job"]["directory"])
+    wait_for(lambda: "same: True 15 ['mine alone']" in (directory / "output.log").read_text(), SECONDS, "the script")
+    modes = {path.relative_to(directory): stat.S_IMODE(path.stat().st_mode) for path in directory.rglob("*")}
+    assert modes[Path("secrets/TOKEN")] == 0o400
+    assert [path for path, mode in modes.items() if mode & 0o077] == []
+    assert (stat.S_IMODE(directory.stat().st_mode), stat.S_IMODE(directory.parent.stat().st_mode)) == (0o700, 0o700)
+    assert processes_that_mention(str(directory))
+    for secret in (secrets["TOKEN"], "mine alone"):
+        assert not processes_that_mention(secret)
+    release.touch()
+    shown.append(ansible.job("-vvvv", "--diff", **job))
+    assert (shown[2]["changed"], shown[2]["job"]["state"]) == (False, "finished")
+    assert shown[2]["job"]["secrets"] == ["RELEASE", "TOKEN"]
+    texts = [path.read_text() for path in directory.rglob("*") if path.is_file()]
+    assert not (directory / "secrets").exists()
+    assert not [text for text in (*texts, *map(str, shown)) if secrets["TOKEN"] in text]
+    # A new value is no other job, other names are.
+    assert not ansible.job(**{**job, "secrets": {**secrets, "TOKEN": "another token"}})["changed"]
+    assert ansible.job("--check", **{**job, "secrets": {"OTHER": "another token"}})["changed"]
+
+
+def test_tasks_have_the_secrets_of_their_workers_and_no_other_process_shows_them(
+    ansible: Ansible, cluster: Cluster, tmp_path: Path
+) -> None:
+    script = tmp_path / "look.py"
+    script.write_text(
+        "import json, os\n"
+        "from distributed import Client\n"
+        "client = Client()\n"
+        "def look():\n"
+        "    return {name: len(os.environ[name]) for name in ('EVERYBODYS', 'OF_ONE', 'MINE') if name in os.environ}\n"
+        "workers = client.scheduler_info(n_workers=-1)['workers']\n"
+        "told = {workers[address]['name']: each for address, each in client.run(look).items()}\n"
+        "print(json.dumps({**told, 'scheduler': client.run_on_scheduler(look), 'job': look()}))\n"
+    )
+    ran = ansible.job(name="look", script=str(script), secrets={"MINE": "hunter2"})
+    assert json.loads(ran["job"]["output"].splitlines()[-1]) == {
+        "here-one-0": {"EVERYBODYS": 14, "OF_ONE": 14},
+        "here-two-0": {"EVERYBODYS": 14},
+        "scheduler": {"EVERYBODYS": 14},
+        "job": {"MINE": 7},
+    }
+    for process in cluster.running.values():
+        assert b"hunter2" not in Path("/proc", str(process.pid), "environ").read_bytes()
+    assert "hunter2" not in json.dumps(cluster.plan)
+    assert not processes_that_mention("hunter2")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_secret_that_cannot_be_one_is_refused_before_a_job_starts(ansible: Ansible) -> None:
+    failed = ansible.job(name="refused", function="lab:square_all", secrets={"NOT-A-NAME": "hunter2-hunter2"})
+    assert "secrets.NOT-A-NAME: the name 'NOT-A-NAME' is refused" in failed["msg"]
+    assert "hunter2" not in str(failed)
+    assert ansible.record("refused") is None
 
 
 @pytest.mark.usefixtures("cluster")

@@ -52,6 +52,16 @@ def as_dask(host: Host, script: str) -> str:
     return str(host.check_output("runuser -u dask -- sh -c " + shlex.quote(script)))
 
 
+def test_what_a_job_is_told_and_says_is_its_accounts_alone(cluster: Cluster, hosts: Hosts) -> None:
+    job = cluster.job("told", function="json:dumps", arguments=["told-to-nobody"])
+    assert job["job"]["result"] == '"told-to-nobody"'
+    scheduler = hosts["scheduler"]
+    assert scheduler.run("journalctl --quiet --all | grep --count 'told-to-nobod[y]'").stdout.strip() == "0"
+    assert not scheduler.run(f"runuser -u nobody -- ls {JOBS}").succeeded
+    assert scheduler.check_output(f"find {JOBS}/told -perm /077") == ""
+    cluster.job("told", state="absent")
+
+
 @pytest.fixture
 def poisoned(cluster: Cluster, hosts: Hosts) -> Iterator[None]:
     """A scheduler that a task has changed, until it is restarted."""

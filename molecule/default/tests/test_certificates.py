@@ -19,7 +19,7 @@ import certificates
 import pytest
 from distributed.comm import connect
 from distributed.core import send_recv
-from testbed import Ansible, Cluster, Hosts, wait_until
+from testbed import SECRET, Ansible, Cluster, Hosts, wait_until
 
 PASSPHRASE = "of these tests only"
 ROTATE = {"dask_rotate_authority": True}
@@ -136,6 +136,7 @@ def test_keys_are_on_their_own_host_alone_and_in_no_output(
     assert len(set(keys.values())) == 3
     assert "PRIVATE KEY" not in output
     assert PASSPHRASE not in output
+    assert SECRET not in output
     written = "".join(path.read_text(errors="replace") for path in certificates_directory.rglob("*") if path.is_file())
     for name, key in keys.items():
         line = key.splitlines()[0]

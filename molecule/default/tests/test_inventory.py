@@ -77,7 +77,7 @@ def test_check_mode_finds_nothing_to_do(ansible: Ansible) -> None:
 
 
 def test_only_what_changed_restarts_and_what_is_gone_is_removed(ansible: Ansible, hosts: Hosts) -> None:
-    groups = [{**SMALL, "processes": 1, "memory": "512 MiB"}, {**LARGE, "threads": 1}]
+    groups = [{**SMALL, "processes": 1, "memory": "512 MiB"}, {**LARGE, "secrets": {"OF_LARGE": "one-two-three"}}]
     expected = {"started": [], "restarted": ["worker-large-0"], "removed": ["worker-small-1"]}
     predicted = ansible.playbook("flotilla.dask.site", "--check", extra_vars={"dask_worker_groups": groups})
     assert processes(predicted, "worker1") == expected
@@ -85,6 +85,8 @@ def test_only_what_changed_restarts_and_what_is_gone_is_removed(ansible: Ansible
     assert changed.ok, changed.problems
     assert processes(changed, "worker1") == expected
     assert not hosts["worker1"].file("/etc/systemd/system/dask-main-worker-small-1.service").exists
+    assert hosts["worker1"].file("/etc/dask/main/secrets/worker-large/OF_LARGE").mode == 0o400
+    assert "one-two-three" not in predicted.output + changed.output
     restored = ansible.playbook("flotilla.dask.site")
     assert restored.ok, restored.problems
     assert processes(restored, "worker1") == {
@@ -92,6 +94,7 @@ def test_only_what_changed_restarts_and_what_is_gone_is_removed(ansible: Ansible
         "restarted": ["worker-large-0"],
         "removed": [],
     }
+    assert not hosts["worker1"].file("/etc/dask/main/secrets/worker-large/OF_LARGE").exists
 
 
 @pytest.mark.parametrize(

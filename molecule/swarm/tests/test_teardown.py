@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from testbed import Ansible, Cluster, Hosts, tear_down, traces, wait_until
+from testbed import SECRET, Ansible, Cluster, Hosts, tear_down, traces, wait_until
 
 
 def test_a_cluster_that_was_removed_is_deployed_again_at_once_without_a_word_of_its_keys(
@@ -18,6 +18,7 @@ def test_a_cluster_that_was_removed_is_deployed_again_at_once_without_a_word_of_
     for kind in ("worker", "manager"):
         assert hosts["manager"].check_output(f"docker swarm join-token --quiet {kind}") not in output
     assert "SWMTKN" not in output
+    assert SECRET not in output
 
 
 def test_a_swarm_that_others_use_stays(ansible: Ansible, hosts: Hosts) -> None:

@@ -16,6 +16,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import DIRECTORY, NAMES
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import (
@@ -125,9 +126,9 @@ class Batch:
 def batch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Returns what is submitted, and what the job's chunks do.
 
-    :param settings: The options of the module ``dask_batch_cluster`` by their names; ``kind``: one of ``KINDS``;
-        ``site``: what the login host has, as the module tells it: ``system``, ``directory`` (of all batch clusters),
-        ``python``, ``environment`` (variables), ``tls``.
+    :param settings: The options of the module ``dask_batch_cluster`` by their names, as ``secrets`` their names alone;
+        ``kind``: one of ``KINDS``; ``site``: what the login host has, as the module tells it: ``system``, ``directory``
+        (of all batch clusters), ``python``, ``environment`` (variables), ``tls``.
     :raises SettingsError: with every value that was refused.
     """
     reader = Reader(settings)
@@ -148,6 +149,9 @@ def batch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         {**site["environment"], "FLOTILLA_DRAIN_SECONDS": str(batch.drain_seconds)},
         {**dict.fromkeys(THREAD_VARIABLES, "1"), **batch.environment},
     )
+    # Values are in files alone, which the job's processes read when they start.
+    secrets = {"names": list(settings.get("secrets") or []), "directory": posixpath.join(directory, "secrets")}
+    told = {DIRECTORY: secrets["directory"], NAMES: " ".join(secrets["names"])} if secrets["names"] else {}
     return {
         "name": batch.name,
         "kind": kind,
@@ -165,7 +169,10 @@ def batch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "directives": [_OPTION_LINE[batch.system] + words for words in directives(batch, job_name)],
         "start": start_lines(batch),
         "setup": list(batch.setup),
-        "exports": ["export {0}={1}".format(name, shell_word(value)) for name, value in variables.items()],
+        "exports": [
+            "export {0}={1}".format(name, shell_word(str(value))) for name, value in {**variables, **told}.items()
+        ],
+        "secrets": secrets,
         "workers": promised(batch),
         "application": bool(application),
         "job": _job(batch, kind, directory, site, application, stem),
@@ -402,7 +409,8 @@ def _specification(settings: t.Mapping[str, t.Any], application: t.Mapping[str, 
     """What makes a cluster the one that it is; two of the same name with equal ones are the same cluster."""
     names = """chunks cpus memory walltime queue account place constraint directives variant memory_reserve
     scheduler_alone interface dashboard local_directory setup environment idle_timeout drain_seconds"""
-    return {**{name: settings.get(name) for name in names.split()}, "application": application}
+    secrets = {"secrets": settings["secrets"]} if settings.get("secrets") else {}
+    return {**{name: settings.get(name) for name in names.split()}, "application": application, **secrets}
 
 
 def _read_application(reader: Reader) -> dict[str, t.Any] | None:

@@ -145,13 +145,18 @@ class Layout:
         return posixpath.join(self.configuration, "readers")
 
     @property
+    def secrets(self) -> str:
+        """The secrets that processes of this host have, in a directory for each kind of process and group."""
+        return posixpath.join(self.configuration, "secrets")
+
+    @property
     def membership(self) -> str:
         """Of a host that became a node of a swarm for the cluster's sake: which node."""
         return posixpath.join(self.configuration, "swarm")
 
     def as_dict(self) -> dict[str, t.Any]:
         names = "software environments bootstrap configuration state spill jobs logs authorities identity"
-        names += " dask_configuration in_process description readers membership"
+        names += " dask_configuration in_process description readers membership secrets"
         paths: dict[str, t.Any] = {name: getattr(self, name) for name in names.split()}
         return {**paths, "own": list(self.own), "parents": list(self.parents)}
 

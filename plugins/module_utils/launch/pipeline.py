@@ -169,7 +169,12 @@ def _read_stage(
 ) -> Stage:
     entry = reader.mapping(variable, value)
     for key in entry:
-        if key not in _KEYS:
+        if key == "secrets":
+            reader.problems.append(
+                "{0}.secrets is refused, as stages have no secrets. Allowed: a file of the stage's host, among its "
+                "mounts, that only the user of the stage can read.".format(variable)
+            )
+        elif key not in _KEYS:
             reader.refuse(variable, key, "the keys " + ", ".join(_KEYS))
     command = reader.sequence(variable + ".command", entry.get("command"))
     if not command or not all(isinstance(word, (str, int, float)) and not isinstance(word, bool) for word in command):

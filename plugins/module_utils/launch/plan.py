@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import RATTLER
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import IN_CONTAINERS as SECRETS_IN_CONTAINERS
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import (
     ACCOUNT,
     CLIENT_PRELOAD,
@@ -29,6 +30,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes imp
     memory_max,
     scheduler_address,
     scheduler_process,
+    with_secrets,
     worker_name,
     worker_processes,
 )
@@ -51,6 +53,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings impo
     read_swarm,
     refuse_host_without_uv,
     refuse_missing_engine,
+    refuse_public_secrets,
     refuse_small_nodes,
     refuse_unfit_node,
 )
@@ -107,6 +110,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     swarm = read_swarm(reader)
     scheduler_memory = read_scheduler_memory(reader, host) if runs_scheduler else None
     groups = read_groups(reader, host, replicated) if runs_workers else []
+    refuse_public_secrets(reader, cluster, groups)
     scope = _scope(cluster, host)
     launcher = _launcher(cluster, host, scope)
     _refuse_port_collisions(reader, cluster, [] if replicated else groups, host, runs_scheduler)
@@ -163,11 +167,15 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         )
         processes.append(scheduler_service(scheduler, cluster, host) if replicated else scheduler)
     joined_with = {**joining, **started_with}
+    # systemd tells a process by itself.
+    secrets_in = {"systemd": "-", **dict.fromkeys(IN_CONTAINERS, SECRETS_IN_CONTAINERS)}.get(launcher, "")
     for group in groups:
         if replicated:
             processes.append(worker_service(cluster, group, python, joined_with, place))
         else:
             processes += worker_processes(cluster, group, host, python, joined_with, place, runs_scheduler, published)
+    by_name = {group.name: group for group in groups}
+    processes = [with_secrets(each, cluster, by_name.get(each.group), place, secrets_in) for each in processes]
 
     writable = _writable(place, processes)
     account = ACCOUNT if scope == "system" else ""

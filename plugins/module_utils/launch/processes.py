@@ -11,8 +11,15 @@ from __future__ import annotations
 
 import posixpath
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import (
+    DIRECTORY,
+    NAMES,
+    PLACEHOLDER,
+    VERSION,
+    set_of,
+)
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import Layout, own_directory
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import (
@@ -52,8 +59,9 @@ class Process:
     ``memory_max`` (bytes, or None) and ``tasks_max``: what the launcher lets it and its children have.
     ``stop_seconds``: how long a stop may take, its drain included. ``health``: address that answers while it is well,
     as it is seen by the process itself. ``publish``: its ports as Docker and Compose write them, where it has a network
-    of its own. ``replicas``: how many of it a swarm runs, and ``at_once``: how many of these it may replace at once;
-    ``constraints``: what it demands of their nodes.
+    of its own. ``secrets``: their names, and ``secrets_directory`` where the host has a file for each, which the
+    launcher hands on. ``replicas``: how many of it a swarm runs, and ``at_once``: how many of these it may replace at
+    once; ``constraints``: what it demands of their nodes.
     """
 
     name: str
@@ -72,6 +80,8 @@ class Process:
     stop_seconds: int
     health: str
     publish: tuple[t.Any, ...]
+    secrets: tuple[str, ...] = ()
+    secrets_directory: str = ""
     replicas: int = 1
     at_once: int = 1
     constraints: tuple[str, ...] = ()
@@ -194,6 +204,29 @@ def process_environment(common: t.Mapping[str, str], own: t.Mapping[str, str]) -
     if path:
         result["PYTHONPATH"] = ":".join(path)
     return {name: result[name] for name in sorted(result)}
+
+
+def with_secrets(
+    process: Process, cluster: Cluster, group: WorkerGroup | None, place: Layout, read_from: str
+) -> Process:
+    """Returns a process that has the secrets of the cluster and of its group; the same one where there are none.
+
+    :param read_from: The directory that it reads them from: empty for that of the host, ``-`` where the launcher names
+        it to the process.
+    """
+    names = tuple(sorted({*cluster.secrets, *(group.secrets if group else ())}))
+    if not names:
+        return process
+    directory = posixpath.join(place.secrets, set_of(process.kind, process.group))
+    environment = {**process.environment, NAMES: " ".join(names), VERSION: PLACEHOLDER}
+    if read_from != "-":
+        environment[DIRECTORY] = read_from or directory
+    return replace(
+        process,
+        environment={name: environment[name] for name in sorted(environment)},
+        secrets=names,
+        secrets_directory=directory,
+    )
 
 
 def dask_command(python: str, module: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
 from ansible_collections.flotilla.dask.plugins.module_utils._locks import has_package
 from ansible_collections.flotilla.dask.plugins.module_utils._platform import OLDEST_GLIBC, Python, runs_uv
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import read_secrets, set_of, shown
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import LONGEST_DRAIN
 from ansible_collections.flotilla.dask.plugins.module_utils.launch import memory
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import absolute, is_identifier, refusal
@@ -183,7 +184,7 @@ class WorkerGroup:
     """Worker processes that are alike: of one host, or in a swarm of whichever nodes.
 
     ``memory``: bytes for the whole group on a host, or of each of the ``replicas``. ``placement``: what a swarm demands
-    of the nodes.
+    of the nodes. ``secrets``: their names.
     """
 
     name: str
@@ -195,6 +196,7 @@ class WorkerGroup:
     ports: t.Mapping[str, int] = field(default_factory=lambda: {"worker": 9000, "nanny": 9100, "dashboard": 9200})
     resources: t.Mapping[str, float] = field(default_factory=dict)
     environment: t.Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     local_directory: str = ""
 
@@ -209,7 +211,8 @@ class Cluster:
 
     ``firewall``: whether only whom the plan's ports are for reaches them. ``remove``: what a teardown removes, the
     ``cluster`` or ``all``. ``http_users``: accounts on its hosts that may read dashboards and metrics. ``http_hosts``:
-    the hosts, by name, that these are for: proxies and monitoring.
+    the hosts, by name, that these are for: proxies and monitoring. ``secrets``: the names of those that scheduler and
+    workers have.
     """
 
     name: str
@@ -222,6 +225,7 @@ class Cluster:
     scheduler_dashboard_port: int
     scheduler_environment: t.Mapping[str, str]
     scheduler_preload: tuple[str, ...]
+    secrets: tuple[str, ...]
     configuration: t.Mapping[str, t.Any]
     drain_seconds: int
     environment_mismatch: str
@@ -239,7 +243,7 @@ class Reader:
         self.problems: list[str] = []
 
     def refuse(self, variable: str, value: t.Any, allowed: str) -> None:
-        self.problems.append("{0}: {1!r} is refused. Allowed: {2}.".format(variable, _plain(value), allowed))
+        self.problems.append("{0}: {1!r} is refused. Allowed: {2}.".format(variable, shown(value), allowed))
 
     def finish(self) -> None:
         """:raises SettingsError: any value was refused."""
@@ -388,6 +392,15 @@ class Reader:
                 result[str(name)] = str(text)
         return result
 
+    def secrets(self, variable: str, value: t.Any, environment: t.Iterable[str]) -> dict[str, str]:
+        """Secrets by their names. No message has a value.
+
+        :param environment: Names of the environment variables that the same processes have.
+        """
+        result, problems = read_secrets(variable, value, set(environment))
+        self.problems += problems
+        return result
+
     def strings(self, variable: str, value: t.Any, allowed: str) -> tuple[str, ...]:
         result = []
         for index, text in enumerate(self.sequence(variable, value)):
@@ -438,6 +451,7 @@ class Reader:
 def read_cluster(reader: Reader) -> Cluster:
     """Reads the collection-wide settings; problems stay with ``reader``."""
     get = reader.settings.get
+    scheduler_environment = reader.environment("dask_scheduler_environment", get("dask_scheduler_environment"))
     return Cluster(
         name=reader.identifier("dask_cluster_name", get("dask_cluster_name", "main")),
         launcher=reader.choice("dask_launcher", get("dask_launcher", "auto"), LAUNCHERS),
@@ -449,8 +463,9 @@ def read_cluster(reader: Reader) -> Cluster:
         scheduler_dashboard_port=reader.port(
             "dask_scheduler_dashboard_port", get("dask_scheduler_dashboard_port", 8787)
         ),
-        scheduler_environment=reader.environment("dask_scheduler_environment", get("dask_scheduler_environment")),
+        scheduler_environment=scheduler_environment,
         scheduler_preload=reader.strings("dask_scheduler_preload", get("dask_scheduler_preload"), _PRELOAD),
+        secrets=tuple(sorted(reader.secrets("dask_secrets", get("dask_secrets"), scheduler_environment))),
         configuration=reader.mapping("dask_configuration", get("dask_configuration")),
         drain_seconds=reader.integer(
             "dask_drain_seconds", get("dask_drain_seconds", 60), 0, LONGEST_DRAIN, "a number of seconds"
@@ -677,6 +692,35 @@ def read_groups(reader: Reader, host: Host, replicated: bool = False) -> list[Wo
     return groups
 
 
+def launch_secrets(settings: t.Mapping[str, t.Any]) -> dict[str, dict[str, str]]:
+    """Returns the secrets of a host's processes, values included, by the names of their sets.
+
+    A worker has those of the cluster and those of its group, which count where both have a name. What is wrong in a
+    setting is left out here; ``launch_plan`` refuses it.
+
+    :param settings: ``dask_secrets`` and ``dask_worker_groups``.
+    """
+    reader = Reader({})
+    shared = reader.secrets("dask_secrets", settings.get("dask_secrets"), ())
+    result = {set_of("scheduler", ""): shared}
+    groups = settings.get("dask_worker_groups")
+    for group in groups if isinstance(groups, t.Sequence) else ():
+        if isinstance(group, t.Mapping) and is_identifier(group.get("name")):
+            own = reader.secrets("secrets", group.get("secrets"), ())
+            result[set_of("worker", str(group["name"]))] = {**shared, **own}
+    return result
+
+
+def refuse_public_secrets(reader: Reader, cluster: Cluster, groups: t.Sequence[WorkerGroup]) -> None:
+    """Refuses a group's environment variables that the cluster has as secrets; problems stay with ``reader``."""
+    for index, group in enumerate(groups):
+        for name in sorted(set(cluster.secrets) & set(group.environment)):
+            reader.problems.append(
+                "dask_worker_groups[{0}].environment.{1} is refused, as dask_secrets has the name too. Allowed: a name "
+                "in one of both. Remove it from the environment.".format(index, name)
+            )
+
+
 def read_environment(reader: Reader, host: Host, installs: bool) -> Environment:
     """Reads the settings of the software environment for ``host``; problems stay with ``reader``.
 
@@ -767,7 +811,10 @@ def _read_locked(
     return tuple(locked)
 
 
-_KEYS = ("name", "processes", "threads", "memory", "ports", "resources", "environment", "preload", "local_directory")
+_KEYS = (
+    *("name", "processes", "threads", "memory", "ports", "resources", "environment", "secrets", "preload"),
+    "local_directory",
+)
 _REPLICATED_KEYS = (*_KEYS, "replicas", "placement")
 _PRELOAD = "a module such as package.module, or the path of a Python file"
 _NO_HTTP_USERS = "nothing with {0}, as a process with a network of its own cannot tell who asks"
@@ -801,6 +848,7 @@ def _read_group(reader: Reader, variable: str, value: t.Any, host: Host, replica
             )
     if replicated:
         _refuse_what_a_swarm_decides(reader, variable, entry, processes)
+    environment = reader.environment(variable + ".environment", entry.get("environment"))
     return WorkerGroup(
         name=reader.identifier(variable + ".name", entry.get("name")),
         processes=processes,
@@ -812,7 +860,8 @@ def _read_group(reader: Reader, variable: str, value: t.Any, host: Host, replica
         else reader.memory(variable + ".memory", entry.get("memory", DEFAULT_MEMORY), host, processes),
         ports=ports,
         resources=reader.resources(variable + ".resources", entry.get("resources")),
-        environment=reader.environment(variable + ".environment", entry.get("environment")),
+        environment=environment,
+        secrets=tuple(sorted(reader.secrets(variable + ".secrets", entry.get("secrets"), environment))),
         preload=reader.strings(variable + ".preload", entry.get("preload"), _PRELOAD),
         local_directory=reader.directory(variable + ".local_directory", entry.get("local_directory")),
     )
@@ -841,8 +890,3 @@ def _replica_memory(reader: Reader, variable: str, value: t.Any) -> int:
         )
         return 0
     return reader.memory(variable, value, Host(name="", address=""), 1)
-
-
-def _plain(value: t.Any) -> t.Any:
-    """A value as the user wrote it, also where Ansible wrapped it in a subclass of str with a long repr."""
-    return str(value) if isinstance(value, str) else value

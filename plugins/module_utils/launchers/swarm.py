@@ -281,6 +281,8 @@ class Swarm(Launcher):
     :param directories: The plan's directories. The definitions are kept in ``stack`` below that of the configuration.
     """
 
+    reads_secrets = False  # what the swarm keeps of them never changes
+
     def __init__(self, directories: t.Mapping[str, str], cluster: str, kind: str) -> None:
         self.stack = Stack("dask-" + cluster, os.path.join(directories["configuration"], "stack"))
         self.labels = ((CLUSTER, cluster), (KIND, kind))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import typing as t
 
+from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text, write_text
 from ansible_collections.flotilla.dask.plugins.module_utils._service import (
     NO_UNIT,
@@ -23,6 +25,9 @@ from ansible_collections.flotilla.dask.plugins.module_utils._service import (
 
 STOPPED = ("inactive", "failed")
 STOPPING = "deactivating"
+CREDENTIAL = "LoadCredential="
+"""What a unit has for each secret."""
+OLDEST_WITH_CREDENTIALS = 247
 
 
 class Systemd(Launcher):
@@ -44,6 +49,19 @@ class Systemd(Launcher):
         # A unit without a file is what a removal left that was interrupted; one that only others name is not active.
         units = sorted(unit for unit, each in states.items() if unit in on_disk or each["ActiveState"] != "inactive")
         return {self._name(unit): self._observed(unit, states[unit]) for unit in units}
+
+    def check(self, steps: Plan) -> None:
+        if not any(CREDENTIAL in definition for definition in steps.write.values()):
+            return
+        said = run(["systemctl", "--version"])
+        version = re.match(r"systemd (\d+)", said)
+        if version is None or int(version[1]) < OLDEST_WITH_CREDENTIALS:
+            raise DaskError(
+                "dask_secrets and the secrets of groups are refused, as units cannot hand them on with {0!r}. "
+                "Allowed: systemd {1} or newer, or dask_launcher supervisor.".format(
+                    said.partition("\n")[0], OLDEST_WITH_CREDENTIALS
+                )
+            )
 
     def apply(self, steps: Plan) -> None:
         # Whatever this is interrupted between, the next run observes what is left to do: a file that systemd has not

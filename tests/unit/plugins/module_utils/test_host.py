@@ -70,6 +70,28 @@ def test_check_mode_predicts_and_the_second_run_changes_nothing(options: Options
     assert not changed(options, check_mode=True)
 
 
+@pytest.mark.parametrize("name", ["var/jobs", "etc/pipelines"])
+def test_a_directory_of_jobs_or_stages_that_others_can_enter_is_closed(
+    options: Options, tmp_path: Path, name: str
+) -> None:
+    assert changed(options)
+    jobs = tmp_path / ".dask" / "main" / name
+    jobs.mkdir()
+    jobs.chmod(0o755)
+    predicted = configure(options, check_mode=True)
+    assert stat.S_IMODE(jobs.stat().st_mode) == 0o755
+    assert configure(options, check_mode=False) == predicted
+    assert stat.S_IMODE(jobs.stat().st_mode) == 0o700
+    assert not changed(options)
+    jobs.rmdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    elsewhere.chmod(0o755)
+    jobs.symlink_to(elsewhere)
+    assert not changed(options)
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o755
+
+
 def test_removal_takes_what_was_made_and_nothing_else(options: Options, tmp_path: Path) -> None:
     before = everything(tmp_path)
     assert changed(options)

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import socket
+import stat
 import subprocess
 import tempfile
 import typing as t
@@ -49,8 +50,9 @@ def job_digest(**changes: t.Any) -> str:
         ({"arguments": "[1, 2]"}, {"arguments": [1, 2]}),
         ({"arguments": None}, {"arguments": []}),
         ({"function": None, "script": "a.py", "content": "x"}, {"function": "", "script": "a.py", "content": "x"}),
+        ({"secrets": {"B": "hunter22", "A": "hunter22"}}, {"secrets": {"A": "hunter23", "B": "hunter23"}}),
     ],
-    ids=["order of keys", "JSON text", "no arguments", "no function"],
+    ids=["order of keys", "JSON text", "no arguments", "no function", "other values of secrets"],
 )
 def test_two_ways_to_say_the_same_are_one_job(one: dict[str, t.Any], other: dict[str, t.Any]) -> None:
     assert job_digest(**one) == job_digest(**other)
@@ -66,6 +68,7 @@ def test_two_ways_to_say_the_same_are_one_job(one: dict[str, t.Any], other: dict
         {"function": None, "script": "count.py", "content": "print(1)"},
         {"function": None, "script": "count.py", "content": "print(2)"},
         {"function": None, "script": "count.py", "content": ""},
+        {"secrets": {"TOKEN": "hunter22"}},
     ],
     ids=str,
 )
@@ -174,6 +177,27 @@ def record_of(owner: Owner, name: str) -> dict[str, t.Any]:
     found = owner.account.run(Job(owner, name).record)
     assert found is not None
     return found
+
+
+def test_what_an_earlier_job_left_open_is_closed_and_secrets_of_a_killed_one_go(place: Path) -> None:
+    owner = somebody(place)
+    directory = make_record(owner, "count", lock="")
+    for path in (Path(owner.jobs), directory):
+        path.chmod(0o755)
+
+    def leave_secrets() -> None:
+        (directory / "secrets").mkdir()
+        (directory / "secrets" / "TOKEN").write_text("hunter22")
+
+    owner.account.run(leave_secrets)
+    with open(directory / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        owner.account.run(Job(owner, "count").tidy)
+        assert (directory / "secrets" / "TOKEN").exists()  # the job runs
+    owner.account.run(Job(owner, "count").tidy)
+    assert not (directory / "secrets").exists()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (Path(owner.jobs), directory)] == [0o700] * 2
+    assert record_of(owner, "count")["result"] == 42
 
 
 def test_a_record_of_the_account_is_read(place: Path) -> None:

@@ -260,6 +260,42 @@ REFUSED: dict[str, tuple[dict[str, t.Any], str, str]] = {
         "dask_worker_groups[0].environment.OMP NUM: 'OMP NUM' is refused",
         "letters, digits and '_'",
     ),
+    "name of a secret that is no variable's": (
+        {"dask_secrets": {"api-token": "hunter22"}},
+        "dask_secrets.api-token: the name 'api-token' is refused",
+        "names of environment variables",
+    ),
+    "name of a secret that Dask reads": (
+        groups({"secrets": {"DASK_LOGGING": "hunter22"}}),
+        "dask_worker_groups[0].secrets.DASK_LOGGING: the name DASK_LOGGING is refused",
+        "another name",
+    ),
+    "secret that is no text": (
+        {"dask_secrets": {"TOKEN": True}},
+        "dask_secrets.TOKEN: a boolean is refused",
+        "text (quote booleans)",
+    ),
+    "secrets that are no mapping": ({"dask_secrets": "TOKEN=hunter22"}, "dask_secrets: text is refused", "a mapping"),
+    "secret that everybody reads": (
+        groups({"secrets": {"TOKEN": "hunter22"}, "environment": {"TOKEN": "x"}}),
+        "dask_worker_groups[0].secrets.TOKEN: the name TOKEN is refused, as environment variables have it too",
+        "a name in one of both",
+    ),
+    "secret of the scheduler that everybody reads": (
+        {"dask_secrets": {"TOKEN": "hunter22"}, "dask_scheduler_environment": {"TOKEN": "x"}},
+        "dask_secrets.TOKEN: the name TOKEN is refused",
+        "a name in one of both",
+    ),
+    "secret of the cluster that everybody reads": (
+        {"dask_secrets": {"TOKEN": "hunter22"}, **groups({"environment": {"TOKEN": "x"}})},
+        "dask_worker_groups[0].environment.TOKEN is refused, as dask_secrets has the name too",
+        "a name in one of both",
+    ),
+    "group with secrets where a list of groups has to be": (
+        {"dask_worker_groups": group(secrets={"TOKEN": "hunter22"})},
+        "'secrets': {'TOKEN': '(secret)'}",
+        "a list",
+    ),
     "negative resource": (
         groups({"resources": {"GPU": -1}}),
         "dask_worker_groups[0].resources.GPU: -1 is refused",
@@ -302,6 +338,7 @@ def test_a_refusal_names_the_variable_the_value_and_what_is_allowed(
     assert len(problems) == 1
     assert refusal in problems[0]
     assert allowed in problems[0].partition("Allowed: ")[2]
+    assert "hunter22" not in problems[0]  # a secret
 
 
 def test_all_problems_come_in_one_error() -> None:
@@ -341,7 +378,7 @@ JSON = st.recursive(
 SETTINGS = (
     *("dask_cluster_name", "dask_launcher", "dask_scope", "dask_home", "dask_configuration"),
     *("dask_scheduler_port", "dask_scheduler_dashboard_port", "dask_scheduler_environment", "dask_scheduler_preload"),
-    *("dask_scheduler_address", "dask_worker_groups"),
+    *("dask_scheduler_address", "dask_worker_groups", "dask_secrets"),
     *("dask_environment_name", "dask_environment_method", "dask_environment_path", "dask_environment_python"),
     *("dask_ca_bundle", "dask_environment_packages", "dask_environment_constraints", "dask_environment_file"),
     *("dask_environment_lock", "dask_environment_update"),
@@ -354,6 +391,7 @@ GROUP_KEYS = (
     "ports",
     "resources",
     "environment",
+    "secrets",
     "preload",
     "local_directory",
 )

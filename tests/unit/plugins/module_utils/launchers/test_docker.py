@@ -129,3 +129,22 @@ def test_what_a_host_cannot_run_is_refused_in_words(
     with pytest.raises(SettingsError) as caught:
         launch_plan(samples.settings(dask_launcher="docker", dask_host=samples.host(**host), **changes))
     assert words in str(caught.value)
+
+
+def test_a_container_reads_the_secrets_of_its_own_group_and_has_no_value(definitions: Definitions) -> None:
+    groups = [samples.group(processes=1, secrets={"TOKEN": "hunter22"}), samples.group(name="gpu", processes=1)]
+    groups[1].update(ports={"worker": 9001, "nanny": 9101, "dashboard": 9201}, memory="1 GiB")
+    with_secrets = definitions(dask_worker_groups=groups, dask_secrets={"SHARED": "hunter23"})
+    without = definitions(dask_worker_groups=[{**groups[0], "secrets": {}}, groups[1]])
+    for name, names, one, other in zip(
+        ("scheduler", "worker-cpu", "worker-gpu"), ("SHARED", "SHARED TOKEN", "SHARED"), with_secrets, without
+    ):
+        told = {key: value for key, value in one["environment"].items() if key not in other["environment"]}
+        assert told == {
+            "CREDENTIALS_DIRECTORY": "/run/secrets",
+            "FLOTILLA_SECRETS": names,
+            "FLOTILLA_SECRETS_VERSION": "@secrets@",
+        }
+        mounts = [volume for volume in one["volumes"] if volume not in other["volumes"]]
+        assert mounts == ["/etc/dask/main/secrets/{0}:/run/secrets:ro".format(name)]
+        assert "hunter" not in str(one)

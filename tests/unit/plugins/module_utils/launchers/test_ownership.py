@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._images import Images
+from ansible_collections.flotilla.dask.plugins.module_utils._secrets import PLACEHOLDER, Store
 from ansible_collections.flotilla.dask.plugins.module_utils._service import Plan
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.docker import CLUSTER, DEFINITION, KIND
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.swarm import NAMESPACE, RECORD, Stack, Swarm
@@ -34,14 +35,19 @@ class Deployment:
         self.directories = {"configuration": str(directory / "etc"), "software": str(directory / "opt")}
         for path in self.directories.values():
             Path(path).mkdir()
+        self.directories["secrets"] = str(directory / "etc" / "secrets")
 
     def definition(self, name: str, image: str = OLD, command: t.Sequence[str] = ("dask",)) -> str:
         raise NotImplementedError
 
-    def run(self, state: str = "started", check: bool = False, **changes: t.Any) -> dict[str, t.Any]:
+    def run(
+        self, state: str = "started", check: bool = False, secrets: t.Any = None, **changes: t.Any
+    ) -> dict[str, t.Any]:
         """Has one worker, defined with changes, or none."""
-        processes = [{"name": "worker-a", "definition": self.definition("worker-a", **changes), "ports": {}}]
+        process = {"name": "worker-a", "kind": "worker", "group": "a", "ports": {}}
+        processes = [{**process, "definition": self.definition("worker-a", **changes)}]
         options = {"cluster": "main", "kind": "worker", "launcher": self.launcher, "directories": self.directories}
+        options.update(account="", secrets=secrets or {})
         return run_processes({**options, "state": state, "processes": processes}, check)
 
 
@@ -54,7 +60,7 @@ class Containers(Deployment):
             {
                 "command": command,
                 "container_name": "dask-main-" + name,
-                "environment": {"A": "1"},
+                "environment": {"A": "1", "VERSION": PLACEHOLDER},
                 "image": image,
                 "labels": {**OURS, DEFINITION: digest},
                 "user": "998:998",
@@ -79,7 +85,12 @@ class Services(Deployment):
             "replicas": 1,
             "update_config": {"parallelism": 1},
         }
-        service = {"command": command, "deploy": deploy, "environment": {"A": "$b"}, "image": image}
+        service = {
+            "command": command,
+            "deploy": deploy,
+            "environment": {"A": "$b", "VERSION": PLACEHOLDER},
+            "image": image,
+        }
         return json.dumps(
             {
                 "services": {name: service},
@@ -120,6 +131,35 @@ def test_a_second_run_changes_nothing_and_what_is_removed_leaves_nothing(deploym
     assert deployment.run("absent")["removed"] == ["worker-a"]
     assert not deployment.run("absent")["changed"]
     assert not any((engine.containers, *engine.swarm.values()))
+
+
+def test_a_changed_secret_restarts_what_has_it_and_is_in_nothing_that_an_engine_tells(deployment: Deployment) -> None:
+    engine, other = deployment.engine, {"worker-b": {"TOKEN": "of another group"}}
+    first = deployment.run(secrets={"worker-a": {"TOKEN": "hunter22"}, **other})
+    assert (first["started"], first["restarted"]) == (["worker-a"], [])
+    again = deployment.run(secrets={"worker-a": {"TOKEN": "hunter22"}, "worker-b": {"TOKEN": "changed"}})
+    assert (again["started"], again["restarted"], again["versions"]) == (
+        [],
+        [],
+        {**first["versions"], "worker-b": again["versions"]["worker-b"]},
+    )
+    predicted = deployment.run(secrets={"worker-a": {"TOKEN": "hunter23"}, **other}, check=True)
+    changed = deployment.run(secrets={"worker-a": {"TOKEN": "hunter23"}, **other})
+    assert predicted == changed
+    assert changed["restarted"] == ["worker-a"]
+    assert not deployment.run(secrets={"worker-a": {"TOKEN": "hunter23"}, **other})["changed"]
+    told = json.dumps([first, changed, engine.containers, engine.swarm], default=str)
+    assert "hunter2" not in told
+    assert changed["versions"]["worker-a"] in told
+    assert deployment.run()["restarted"] == ["worker-a"]
+    assert not Path(deployment.directories["secrets"]).exists()
+
+
+def test_a_run_that_was_killed_after_it_wrote_a_secret_is_made_good(deployment: Deployment) -> None:
+    deployment.run(secrets={"worker-a": {"TOKEN": "hunter22"}})
+    Store(deployment.directories["secrets"], "worker", {"worker-a": {"TOKEN": "hunter23"}}).write()
+    assert deployment.run(secrets={"worker-a": {"TOKEN": "hunter23"}})["restarted"] == ["worker-a"]
+    assert not deployment.run(secrets={"worker-a": {"TOKEN": "hunter23"}})["changed"]
 
 
 # Containers

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 
 from ansible_collections.flotilla.dask.plugins.module_utils import _in_process
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import SettingsError
+from ansible_collections.flotilla.dask.plugins.module_utils._pipelines import Runs
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.front import cluster_endpoints
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.pipeline import read_pipeline
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan, promised_workers
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.processes import IN_PROCESS
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.docker import DEFINITION
@@ -253,3 +255,43 @@ def test_replicas_are_refused_where_there_is_no_swarm() -> None:
     with pytest.raises(SettingsError) as caught:
         launch_plan(samples.settings(dask_worker_groups=[GROUP]))
     assert "replicas are of dask_launcher swarm alone" in str(caught.value)
+
+
+def test_a_service_has_the_secrets_of_its_own_group_by_names_that_change_with_their_values(stacks: Definitions) -> None:
+    groups = [{**GROUP, "secrets": {"TOKEN": "hunter22"}}]
+    scheduler, workers = stacks(dask_worker_groups=groups, dask_secrets={"SHARED": "hunter23"})
+    for stack, service, names in ((scheduler, "scheduler", ["SHARED"]), (workers, "worker-cpu", ["SHARED", "TOKEN"])):
+        made = {key: each for key, each in stack["secrets"].items() if key.startswith("secret_")}
+        assert made == {
+            "secret_" + name: {
+                "name": "dask-main-@secrets@-{0}".format(number),
+                "file": "/etc/dask/main/secrets/{0}/{1}".format(service, name),
+            }
+            for number, name in enumerate(names, 1)
+        }
+        used = [each for each in stack["services"][service]["secrets"] if each["source"] in made]
+        assert [(each["target"], each["uid"], each["mode"]) for each in used] == [
+            (name, "10001", 0o400) for name in names
+        ]
+        assert stack["services"][service]["environment"]["CREDENTIALS_DIRECTORY"] == "/run/secrets"
+        assert "hunter" not in json.dumps(stack)
+    # A swarm allows 64 characters; a version has 12.
+    assert len("dask-{0}-{1}-{2}".format("c" * 32, "0" * 12, 999)) <= 64
+    assert json.dumps(stacks(dask_tls=False, dask_secrets={"SHARED": "hunter23"}))
+
+
+def test_a_stage_has_no_secret_of_scheduler_or_workers(stacks: Definitions, tmp_path: Path) -> None:
+    scheduler = stacks(dask_secrets={"SHARED": "hunter23"})[0]
+    stack = Stack("dask-main", str(tmp_path))
+    stack.write("scheduler", json.dumps(scheduler))
+    description = plan()["description"]
+    swarm = {**description["swarm"], "definitions": str(tmp_path)}
+    settings = {"cluster": "main", "name": "p", "host": "alpha", "stages": [{"name": "s", "command": ["x"]}]}
+    pipeline = read_pipeline(settings)
+    made = Runs({**description, "swarm": swarm}, "p")._definition(pipeline.stages[0], "0")
+    assert "secret_" in json.dumps(scheduler)
+    assert "secret_" not in json.dumps(made)
+    assert made["secrets"]
+    with pytest.raises(SettingsError, match=r"stages\[0\].secrets is refused, as stages have no secrets") as refused:
+        read_pipeline({**settings, "stages": [{"name": "s", "command": ["x"], "secrets": {"TOKEN": "hunter22"}}]})
+    assert "hunter" not in str(refused.value)

@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from ansible_collections.flotilla.dask.plugins.module_utils import _files, _service
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 from ansible_collections.flotilla.dask.plugins.module_utils._service import Observed, Plan, Wanted, plan, plan_stop
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.plan import launch_plan
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers import systemd
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers.systemd import Systemd
+from ansible_collections.flotilla.dask.tests.unit import samples
 
 FOREIGN = "dask-main-scheduler.service"
 NAMES = ("worker-cpu-0", "worker-cpu-1", "worker-gpu-0")
@@ -236,3 +238,37 @@ def test_a_unit_that_only_others_name_is_none_of_the_cluster(make_host: t.Callab
     host = make_host()
     host.loaded["dask-main-worker-cpu-7.service"] = "not found"
     assert not site(host, {})
+
+
+def test_a_unit_hands_its_process_the_secrets_of_its_own_group_and_has_no_value(
+    render_role_template: t.Callable[..., str],
+) -> None:
+    groups = [samples.group(processes=1, secrets={"TOKEN": "hunter22"})]
+    plan = launch_plan(samples.settings(dask_worker_groups=groups, dask_secrets={"SHARED": "hunter23"}))
+    for process, names in zip(plan["processes"], (["SHARED"], ["SHARED", "TOKEN"])):
+        text = render_role_template("systemd.service.j2", dask_common_plan=plan, process=process)
+        directory = "/etc/dask/main/secrets/" + ("worker-cpu" if process["group"] else "scheduler")
+        loaded = [line for line in text.splitlines() if line.startswith(systemd.CREDENTIAL)]
+        assert loaded == ["LoadCredential={0}:{1}/{0}".format(name, directory) for name in names]
+        assert 'Environment="FLOTILLA_SECRETS={0}"'.format(" ".join(names)) in text
+        assert 'Environment="FLOTILLA_SECRETS_VERSION=@secrets@"' in text
+        assert "CREDENTIALS_DIRECTORY" not in text  # which systemd sets
+        assert "hunter" not in text
+        one, other = (_service.stamped(text, version) for version in ("1", "2"))
+        assert digest_in(one) != digest_in(other)
+
+
+def digest_in(unit: str) -> str:
+    [found] = [line for line in unit.splitlines() if line.startswith("Environment=FLOTILLA_DEFINITION=")]
+    return found
+
+
+@pytest.mark.parametrize(("said", "is_refused"), [("systemd 239 (239-82.el8)", True), ("systemd 252 (252.39)", False)])
+def test_a_systemd_that_would_pass_over_secrets_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, is_refused: bool
+) -> None:
+    monkeypatch.setattr(systemd, "run", lambda _words: said + "\n+PAM +AUDIT\n")
+    launcher = Systemd(str(tmp_path), "main", "worker")
+    launcher.check(Plan(write={"worker-cpu-0": "[Service]\n"}))
+    with pytest.raises(DaskError, match="systemd 247 or newer") if is_refused else contextlib.nullcontext():
+        launcher.check(Plan(write={"worker-cpu-0": "LoadCredential=TOKEN:/x\n"}))
