@@ -251,6 +251,11 @@ ansible_facts:
           description: What runs the cluster here already; empty where nothing does.
           type: str
           returned: success
+        kinds:
+          description: The kinds of processes that the cluster has here already, V(worker) and V(scheduler).
+          type: list
+          elements: str
+          returned: success
         requests:
           description: Whether the host's Python has what modules talk to Docker by.
           type: bool
@@ -326,6 +331,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import
     layout,
     own_directory,
 )
+from ansible_collections.flotilla.dask.plugins.module_utils.launchers import kinds_here
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 ENCRYPT = [
@@ -567,6 +573,7 @@ def main() -> None:
             "texts": {path: read_text(path) or "" for path in chain(*map(glob.glob, options["texts"]))},
             **(engine() if options["containers"] else {}),
             **({"swarm": swarm(), "encryption_problem": encryption_problem()} if options["swarm"] else {}),
+            "kinds": kinds_here(place.configuration, options["cluster"]),
             **installed(place),
             **claims(options, place),
         }
