@@ -82,6 +82,10 @@ options:
       - In check mode a run takes place beside others, with a warning.
     type: bool
     default: false
+  members:
+    description: Whether to tell which hosts have the cluster, as this host wrote it down.
+    type: bool
+    default: false
   wait:
     description: For how many seconds another run is waited for, with O(exclusive).
     type: int
@@ -203,6 +207,12 @@ ansible_facts:
               type: list
               elements: str
               returned: success
+        members:
+          description:
+            - The hosts that have the cluster by their names, with C(address) and whether they were C(declared), as this
+              host wrote it down; with O(members).
+          type: dict
+          returned: success
         membership:
           description:
             - The number of the node that the host became in a swarm for the cluster's sake; empty where it did not.
@@ -331,6 +341,7 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import
     layout,
     own_directory,
 )
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.members import parse_members
 from ansible_collections.flotilla.dask.plugins.module_utils.launchers import kinds_here
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -523,6 +534,7 @@ def main() -> None:
             "texts": {"type": "list", "elements": "str", "default": []},
             "units": {"type": "dict", "default": {}},
             "exclusive": {"type": "bool", "default": False},
+            "members": {"type": "bool", "default": False},
             "wait": {"type": "int", "default": 0},
             "run": {"type": "str", "default": ""},
             "holder": {"type": "str", "default": ""},
@@ -573,6 +585,7 @@ def main() -> None:
             "texts": {path: read_text(path) or "" for path in chain(*map(glob.glob, options["texts"]))},
             **(engine() if options["containers"] else {}),
             **({"swarm": swarm(), "encryption_problem": encryption_problem()} if options["swarm"] else {}),
+            "members": parse_members(read_text(place.members), place.members) if options["members"] else {},
             "kinds": kinds_here(place.configuration, options["cluster"]),
             **installed(place),
             **claims(options, place),
