@@ -27,7 +27,7 @@ options:
     description:
       - What to wait for, with O(wait). With V(healthy) the planned workers are there and well, and no others.
       - With V(planned) the planned workers are there and well. Others do not make the task fail, after a few seconds in
-        which they may go, and are named in a warning.
+        which they may go. Warnings name them, and the hosts that have the cluster without being declared.
     type: str
     choices: [healthy, planned]
     default: healthy
@@ -130,8 +130,7 @@ cluster:
     members:
       description:
         - The hosts that have the cluster, as far as the last run of C(flotilla.dask.site) knew. One that is no
-          longer declared is named in a warning too, until C(flotilla.dask.remove_host) has removed the cluster
-          from it.
+          longer declared stays among them until C(flotilla.dask.remove_host) has removed the cluster from it.
       type: list
       elements: dict
       returned: always
@@ -308,8 +307,9 @@ def main() -> None:
             reached = poll(reached_it, options["wait"])
     except DaskError as error:
         module.fail_json(msg=str(error))
-    for notice in _health.leftovers(state["members"]):
-        module.warn(notice)
+    if options["wait_for"] == "planned":
+        for notice in _health.leftovers(state["members"]):
+            module.warn(notice)
     if options["wait"] and not reached:
         module.fail_json(
             msg="Cluster '{0}' is not healthy after {1:g} s: {2}".format(
@@ -317,7 +317,7 @@ def main() -> None:
             ),
             cluster=state,
         )
-    if options["wait"] and state["reasons"]:
+    if options["wait_for"] == "planned" and state["reasons"]:
         module.warn("Cluster '{0}' is degraded: {1}".format(state["name"], "; ".join(state["reasons"])))
     module.exit_json(changed=False, cluster=state)
 
