@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from testbed import REMOVE_ALL, Ansible, Deployment, Hosts, Run, Scattered
+import yaml
+from testbed import REMOVE_ALL, Ansible, Deployment, Hosts, Run, Scattered, traces
 
 SMALL = {
     "name": "small",
@@ -51,6 +54,16 @@ def bare_environment(hosts: Hosts) -> Iterator[None]:
         host.check_output("rm -r /opt/bare")
 
 
+@pytest.fixture
+def without_worker2(inventory: str, tmp_path: Path) -> Ansible:
+    """Ansible with an inventory that has worker2 still, but in no group of the cluster."""
+    changed = Path(shutil.copytree(Path(inventory).parent, tmp_path / "inventory"), Path(inventory).name)
+    groups = yaml.safe_load(changed.read_text())
+    del groups["dask_workers"]["hosts"]["worker2"]
+    changed.write_text(yaml.safe_dump(groups))
+    return Ansible(changed.parent)
+
+
 def processes(run: Run, host: str) -> dict[str, list[str]]:
     """What a run did to the workers of a host, by started, restarted and removed."""
     task = "Let systemd run the worker"  # on some hosts after the others
@@ -76,13 +89,20 @@ def test_check_mode_finds_nothing_to_do(ansible: Ansible) -> None:
     assert run.changed == {}
 
 
-def test_only_what_changed_restarts_and_what_is_gone_is_removed(ansible: Ansible, hosts: Hosts) -> None:
+def test_only_what_changed_restarts_and_what_is_gone_is_removed(
+    ansible: Ansible, hosts: Hosts, without_worker2: Ansible
+) -> None:
     groups = [{**SMALL, "processes": 1, "memory": "512 MiB"}, {**LARGE, "threads": 1}]
     expected = {"started": [], "restarted": ["worker-large-0"], "removed": ["worker-small-1"]}
     predicted = ansible.playbook("flotilla.dask.site", "--check", extra_vars={"dask_worker_groups": groups})
     assert processes(predicted, "worker1") == expected
-    changed = ansible.playbook("flotilla.dask.site", extra_vars={"dask_worker_groups": groups})
+    changed = without_worker2.playbook("flotilla.dask.site", extra_vars={"dask_worker_groups": groups})
     assert changed.ok, changed.problems
+    assert f"Host worker2 ({hosts.address('worker2')}) is no longer in the inventory groups" in changed.output
+    assert "its workers worker2-large-0, worker2-small-0, worker2-small-1 take tasks" in changed.output
+    left = without_worker2.playbook("flotilla.dask.remove_host", extra_vars={"dask_host_name": "worker2", **REMOVE_ALL})
+    assert left.ok, left.problems
+    assert set(traces(hosts)) == {"scheduler", "worker1"}
     assert processes(changed, "worker1") == expected
     assert not hosts["worker1"].file("/etc/systemd/system/dask-main-worker-small-1.service").exists
     restored = ansible.playbook("flotilla.dask.site")
