@@ -261,6 +261,10 @@ ansible_facts:
           description: What runs the cluster here already; empty where nothing does.
           type: str
           returned: success
+        managed_by:
+          description: The host that told a swarm what the cluster runs; empty where the cluster is not in one.
+          type: str
+          returned: success
         kinds:
           description: The kinds of processes that the cluster has here already, V(worker) and V(scheduler).
           type: list
@@ -434,6 +438,7 @@ def installed(place: Layout) -> dict[str, str]:
         "authorities": read_own(place.authorities),
         "certificate": certificate.group() if certificate else "",
         "launcher": description.get("launcher", ""),
+        "managed_by": (description.get("swarm") or {}).get("host", ""),
         "membership": read(place.membership),
     }
 
