@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from door import PREFIXES, Door
 from playwright.sync_api import Browser, sync_playwright
 from testbed import Ansible, Cluster, Deployment, Hosts, Machines
@@ -32,6 +35,22 @@ def hosts(inventory: str) -> Hosts:
 @pytest.fixture(scope="session")
 def ansible(inventory: str) -> Ansible:
     return Ansible(Path(inventory).parent)
+
+
+@pytest.fixture(scope="session")
+def without(inventory: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ansible]:
+    """Ansible with an inventory that has a host still, but not as one with workers."""
+
+    @functools.cache
+    def ansible(host: str) -> Ansible:
+        directory = tmp_path_factory.mktemp("without") / "inventory"
+        changed = Path(shutil.copytree(Path(inventory).parent, directory), Path(inventory).name)
+        groups = yaml.safe_load(changed.read_text())
+        del groups["dask_workers"]["hosts"][host]
+        changed.write_text(yaml.safe_dump(groups))
+        return Ansible(directory)
+
+    return ansible
 
 
 @pytest.fixture(scope="session", autouse=True)

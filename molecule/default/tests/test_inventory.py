@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import yaml
 from testbed import REMOVE_ALL, Ansible, Deployment, Hosts, Run, Scattered, traces
 
 SMALL = {
@@ -54,16 +51,6 @@ def bare_environment(hosts: Hosts) -> Iterator[None]:
         host.check_output("rm -r /opt/bare")
 
 
-@pytest.fixture
-def without_worker2(inventory: str, tmp_path: Path) -> Ansible:
-    """Ansible with an inventory that has worker2 still, but in no group of the cluster."""
-    changed = Path(shutil.copytree(Path(inventory).parent, tmp_path / "inventory"), Path(inventory).name)
-    groups = yaml.safe_load(changed.read_text())
-    del groups["dask_workers"]["hosts"]["worker2"]
-    changed.write_text(yaml.safe_dump(groups))
-    return Ansible(changed.parent)
-
-
 def processes(run: Run, host: str) -> dict[str, list[str]]:
     """What a run did to the workers of a host, by started, restarted and removed."""
     task = "Let systemd run the worker"  # on some hosts after the others
@@ -90,17 +77,18 @@ def test_check_mode_finds_nothing_to_do(ansible: Ansible) -> None:
 
 
 def test_only_what_changed_restarts_and_what_is_gone_is_removed(
-    ansible: Ansible, hosts: Hosts, without_worker2: Ansible
+    ansible: Ansible, hosts: Hosts, without: Callable[[str], Ansible]
 ) -> None:
     groups = [{**SMALL, "processes": 1, "memory": "512 MiB"}, {**LARGE, "threads": 1}]
     expected = {"started": [], "restarted": ["worker-large-0"], "removed": ["worker-small-1"]}
     predicted = ansible.playbook("flotilla.dask.site", "--check", extra_vars={"dask_worker_groups": groups})
     assert processes(predicted, "worker1") == expected
-    changed = without_worker2.playbook("flotilla.dask.site", extra_vars={"dask_worker_groups": groups})
+    changed = without("worker2").playbook("flotilla.dask.site", extra_vars={"dask_worker_groups": groups})
     assert changed.ok, changed.problems
     assert f"Host worker2 ({hosts.address('worker2')}) is no longer in the inventory groups" in changed.output
     assert "its workers worker2-large-0, worker2-small-0, worker2-small-1 take tasks" in changed.output
-    left = without_worker2.playbook("flotilla.dask.remove_host", extra_vars={"dask_host_name": "worker2", **REMOVE_ALL})
+    remove_worker2 = {"dask_host_name": "worker2", **REMOVE_ALL}
+    left = without("worker2").playbook("flotilla.dask.remove_host", extra_vars=remove_worker2)
     assert left.ok, left.problems
     assert set(traces(hosts)) == {"scheduler", "worker1"}
     assert processes(changed, "worker1") == expected
