@@ -38,15 +38,15 @@ def ansible(inventory: str) -> Ansible:
 
 
 @pytest.fixture(scope="session")
-def without(inventory: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ansible]:
-    """Ansible with an inventory that has a host still, but not as one with workers."""
+def with_workers(inventory: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ansible]:
+    """Ansible with an inventory of the same hosts, of which exactly those that are named are to have workers."""
 
     @functools.cache
-    def ansible(host: str) -> Ansible:
-        directory = tmp_path_factory.mktemp("without") / "inventory"
+    def ansible(*hosts: str) -> Ansible:
+        directory = tmp_path_factory.mktemp("regrouped") / "inventory"
         changed = Path(shutil.copytree(Path(inventory).parent, directory), Path(inventory).name)
         groups = yaml.safe_load(changed.read_text())
-        del groups["dask_workers"]["hosts"][host]
+        groups["dask_workers"]["hosts"] = {host: groups["all"]["hosts"][host] for host in hosts}
         changed.write_text(yaml.safe_dump(groups))
         return Ansible(directory)
 

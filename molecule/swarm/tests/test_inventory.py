@@ -47,9 +47,9 @@ def test_encryption_is_refused_where_the_kernel_lacks_it(ansible: Ansible, hosts
 
 
 def test_a_host_leaves_the_swarm_with_the_cluster_and_one_of_another_swarm_is_refused(
-    ansible: Ansible, hosts: Hosts, cluster: Cluster, without: Callable[[str], Ansible]
+    ansible: Ansible, hosts: Hosts, cluster: Cluster, with_workers: Callable[..., Ansible]
 ) -> None:
-    left = without("node2").playbook("flotilla.dask.remove_host", extra_vars={"dask_host_name": "node2"})
+    left = with_workers("node1").playbook("flotilla.dask.remove_host", extra_vars={"dask_host_name": "node2"})
     assert left.ok, left.problems
     nodes = hosts["manager"].check_output("docker node ls --format '{{.Status}}'").split()
     assert nodes == ["Ready", "Ready"]
