@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from door import PREFIXES, Door
 from playwright.sync_api import Browser, sync_playwright
 from testbed import Ansible, Cluster, Deployment, Hosts, Machines
@@ -32,6 +35,22 @@ def hosts(inventory: str) -> Hosts:
 @pytest.fixture(scope="session")
 def ansible(inventory: str) -> Ansible:
     return Ansible(Path(inventory).parent)
+
+
+@pytest.fixture(scope="session")
+def with_workers(inventory: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ansible]:
+    """Ansible with an inventory of the same hosts, of which exactly those that are named are to have workers."""
+
+    @functools.cache
+    def ansible(*hosts: str) -> Ansible:
+        directory = tmp_path_factory.mktemp("regrouped") / "inventory"
+        changed = Path(shutil.copytree(Path(inventory).parent, directory), Path(inventory).name)
+        groups = yaml.safe_load(changed.read_text())
+        groups["dask_workers"]["hosts"] = {host: groups["all"]["hosts"][host] for host in hosts}
+        changed.write_text(yaml.safe_dump(groups))
+        return Ansible(directory)
+
+    return ansible
 
 
 @pytest.fixture(scope="session", autouse=True)

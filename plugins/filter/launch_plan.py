@@ -55,6 +55,7 @@ class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {
             "cluster_endpoints": _part("front", "cluster_endpoints"),
+            "cluster_members": _part("members", "cluster_members"),
             "firewall_rules": _part("firewall", "firewall_rules"),
             "firewall_sources": _part("firewall", "firewall_sources"),
             "launch_plan": _part("plan", "launch_plan"),

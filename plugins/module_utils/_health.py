@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import typing as t
+import urllib.parse
 
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
 
@@ -92,29 +93,73 @@ def _compare(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.An
     return absent, more
 
 
-def degradations(
-    found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]], exactly: bool = True
-) -> list[str]:
-    """Returns in words what keeps a cluster from being healthy; nothing, if it is.
+def members(
+    found: t.Sequence[Worker],
+    promised: t.Sequence[t.Mapping[str, t.Any]],
+    recorded: t.Mapping[str, t.Mapping[str, t.Any]],
+) -> list[dict[str, t.Any]]:
+    """Returns the hosts that have the cluster, each with the names of the ``workers`` that are connected from it.
+
+    :param recorded: What ``launch.members.parse_members`` returns.
+    """
+    hosts = {each["name"]: each["host"] for each in promised}
+
+    def is_on(worker: Worker, name: str, address: str) -> bool:
+        if hosts.get(worker["name"]):
+            return bool(hosts[worker["name"]] == name)
+        return bool(address) and urllib.parse.urlsplit(worker["address"]).hostname == address
+
+    return [
+        {**each, "name": name}
+        | {"workers": [worker["name"] for worker in found if is_on(worker, name, each["address"])]}
+        for name, each in sorted(recorded.items())
+    ]
+
+
+def leftovers(listed: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    """Returns in words which hosts still have the cluster without being declared, and what to do about it.
+
+    :param listed: What ``members`` returns.
+    """
+    return [
+        "Host {0}{1} is no longer in the inventory groups of the cluster and still has it; {2}. To remove the cluster "
+        "from it, run 'ansible-playbook flotilla.dask.remove_host -e dask_host_name={0}'. To keep the host, put it "
+        "back into its group.".format(
+            each["name"],
+            " ({0})".format(each["address"]) if each["address"] else "",
+            "its workers {0} take tasks".format(", ".join(each["workers"]))
+            if each["workers"]
+            else "no worker of it is connected",
+        )
+        for each in listed
+        if not each["declared"]
+    ]
+
+
+def surplus(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    """Returns in words which workers are there beside the promised ones; nothing, if there are none."""
+    names = unplanned(found, promised)
+    if not names:
+        return []
+    addresses = {worker["name"]: worker["address"] for worker in found}
+    listed = ", ".join("{0} ({1})".format(name, addresses[name]) for name in names[:10])
+    more = " and {0} more".format(len(names) - 10) if len(names) > 10 else ""
+    return ["{0} workers are not planned and take tasks all the same: {1}{2}".format(len(names), listed, more)]
+
+
+def degradations(found: t.Sequence[Worker], promised: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    """Returns in words what the promised workers lack; nothing, if all of them are there and well.
 
     :param found: What ``workers`` returns.
     :param promised: What ``launch.promised_workers`` returns.
-    :param exactly: Whether workers beside the promised ones are a reason, too.
     """
     reasons = []
     hosts = {each["name"]: each["host"] for each in promised}
-    absent, surplus = _compare(found, promised)
-    addresses = {worker["name"]: worker["address"] for worker in found}
+    absent = missing(found, promised)
     if absent:
         listed = ", ".join("{0} (host {1})".format(name, hosts[name] or "any") for name in absent[:10])
         more = " and {0} more".format(len(absent) - 10) if len(absent) > 10 else ""
         reasons.append("{0} of {1} planned workers missing: {2}{3}".format(len(absent), len(promised), listed, more))
-    if surplus and exactly:
-        listed = ", ".join("{0} ({1})".format(name, addresses[name]) for name in surplus[:10])
-        more = " and {0} more".format(len(surplus) - 10) if len(surplus) > 10 else ""
-        reasons.append(
-            "{0} workers are not planned and take tasks all the same: {1}{2}".format(len(surplus), listed, more)
-        )
     ports = {each["name"]: each["dashboard"] for each in promised}
     for worker in found:
         name = worker["name"]

@@ -51,7 +51,7 @@ RECORD = "created.json"
 """Name of the file in the configuration directory that says which directories processes write to, and whether each was
 made (true), or was there and empty (false)."""
 
-USERS = "/etc/dask/account.json"
+USERS = "/etc/dask/account"
 """Which clusters of this host use the account, by their configuration directories."""
 
 COMMENT = "Dask clusters"

@@ -23,6 +23,14 @@ options:
       - With V(0) the state is reported as it is, and the task succeeds whatever it is.
     type: float
     default: 0
+  wait_for:
+    description:
+      - What to wait for, with O(wait). With V(healthy) the planned workers are there and well, and no others.
+      - With V(planned) the planned workers are there and well. Others do not make the task fail, after a few seconds in
+        which they may go. Warnings name them, and the hosts that have the cluster without being declared.
+    type: str
+    choices: [healthy, planned]
+    default: healthy
   workers:
     description:
       - How many workers make the cluster healthy, where it is not to be the number that the plan promised.
@@ -110,11 +118,40 @@ cluster:
       description: How many workers the plan promised.
       type: int
       returned: always
+    complete:
+      description: Whether every planned worker is there and well, whoever else is.
+      type: bool
+      returned: if the scheduler answers
     unplanned:
       description: Names of workers that are there without being in the plan.
       type: list
       elements: str
       returned: if the scheduler answers
+    members:
+      description:
+        - The hosts that have the cluster, as far as the last run of C(flotilla.dask.site) knew. One that is no
+          longer declared stays among them until C(flotilla.dask.remove_host) has removed the cluster from it.
+      type: list
+      elements: dict
+      returned: always
+      contains:
+        name:
+          description: The host's name in the inventory.
+          type: str
+          returned: always
+        address:
+          description: The host's address; empty where it is not known.
+          type: str
+          returned: always
+        declared:
+          description: Whether the host is in an inventory group of the cluster.
+          type: bool
+          returned: always
+        workers:
+          description: Names of the workers that are connected from there; in a swarm nobody knows.
+          type: list
+          elements: str
+          returned: always
     workers:
       description: Every worker.
       type: list
@@ -179,7 +216,12 @@ from ansible_collections.flotilla.dask.plugins.module_utils._client import (
 )
 from ansible_collections.flotilla.dask.plugins.module_utils._clusters import Description, find_cluster
 from ansible_collections.flotilla.dask.plugins.module_utils._errors import DaskError
+from ansible_collections.flotilla.dask.plugins.module_utils._files import read_text
 from ansible_collections.flotilla.dask.plugins.module_utils._wait import poll
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.members import parse_members
+
+LEAVING_SECONDS = 5.0
+"""How long workers that nobody planned may take to be gone: the scheduler hears a moment later of those that end."""
 
 
 def cluster_state(
@@ -190,11 +232,14 @@ def cluster_state(
     if hosts is not None:
         promised = [each for each in promised if each["host"] in hosts]
     number = len(promised) if workers is None else workers
+    path = cluster.get("members", "")
+    recorded = parse_members(read_text(path), path) if path else {}
     state: dict[str, t.Any] = {
         "name": cluster["cluster"],
         "scheduler": cluster["scheduler"],
         "dashboard": cluster["dashboard"],
         "promised": number,
+        "members": _health.members([], cluster["workers"], recorded),
     }
     try:
         identity = watch.state()
@@ -206,11 +251,14 @@ def cluster_state(
     if hosts is not None:
         names = {each["name"] for each in promised}
         decisive = [worker for worker in found if worker["name"] in names]
-    reasons = _health.degradations(decisive, promised, exactly=workers is None)
+    surplus = _health.surplus(decisive, promised) if workers is None else []
+    others = _health.unplanned(decisive, promised) if workers is None else []
+    lacks = _health.degradations([each for each in decisive if each["name"] not in others], promised)
     if identity["difference"]:
-        reasons.append("this host's {0}".format(identity["difference"]))
+        lacks.append("this host's {0}".format(identity["difference"]))
     if workers is not None and len(found) < workers:
-        reasons.append("{0} workers, {1} asked for".format(len(found), workers))
+        lacks.append("{0} workers, {1} asked for".format(len(found), workers))
+    reasons = [*surplus, *lacks]
     health = "degraded" if reasons else "healthy"
     return {
         **state,
@@ -220,6 +268,8 @@ def cluster_state(
         "started": identity["started"],
         "versions": identity["versions"],
         "environment": identity["environment"],
+        "complete": not lacks,
+        "members": _health.members(found, cluster["workers"], recorded),
         "unplanned": _health.unplanned(found, cluster["workers"]),
         "workers": found,
     }
@@ -231,6 +281,7 @@ def main() -> None:
             "cluster": {"type": "str"},
             "home": {"type": "str", "default": ""},
             "wait": {"type": "float", "default": 0},
+            "wait_for": {"type": "str", "choices": ["healthy", "planned"], "default": "healthy"},
             "workers": {"type": "int"},
             "hosts": {"type": "list", "elements": "str"},
             "timeout": {"type": "float", "default": 5},
@@ -241,17 +292,24 @@ def main() -> None:
     options: dict[str, t.Any] = module.params
     state: dict[str, t.Any] = {}
 
-    def healthy() -> bool:
+    def reached_it() -> bool:
         state.clear()
         state.update(cluster_state(description, watch, options["workers"], options["hosts"]))
+        if options["wait_for"] == "planned" and state.get("complete"):
+            others_may_leave = time.monotonic() < began + min(LEAVING_SECONDS, options["wait"])
+            return bool(state["health"] == "healthy" or not others_may_leave)
         return bool(state["health"] == "healthy")
 
     try:
         description = find_cluster(options["cluster"], options["home"])
         with SchedulerWatch(description, options["timeout"]) as watch:
-            reached = poll(healthy, options["wait"])
+            began = time.monotonic()
+            reached = poll(reached_it, options["wait"])
     except DaskError as error:
         module.fail_json(msg=str(error))
+    if options["wait_for"] == "planned":
+        for notice in _health.leftovers(state["members"]):
+            module.warn(notice)
     if options["wait"] and not reached:
         module.fail_json(
             msg="Cluster '{0}' is not healthy after {1:g} s: {2}".format(
@@ -259,6 +317,8 @@ def main() -> None:
             ),
             cluster=state,
         )
+    if options["wait_for"] == "planned" and state["reasons"]:
+        module.warn("Cluster '{0}' is degraded: {1}".format(state["name"], "; ".join(state["reasons"])))
     module.exit_json(changed=False, cluster=state)
 
 

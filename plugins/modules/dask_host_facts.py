@@ -82,6 +82,10 @@ options:
       - In check mode a run takes place beside others, with a warning.
     type: bool
     default: false
+  members:
+    description: Whether to tell which hosts have the cluster, as this host wrote it down.
+    type: bool
+    default: false
   wait:
     description: For how many seconds another run is waited for, with O(exclusive).
     type: int
@@ -203,6 +207,12 @@ ansible_facts:
               type: list
               elements: str
               returned: success
+        members:
+          description:
+            - The hosts that have the cluster by their names, with C(address) and whether they were C(declared), as this
+              host wrote it down; with O(members).
+          type: dict
+          returned: success
         membership:
           description:
             - The number of the node that the host became in a swarm for the cluster's sake; empty where it did not.
@@ -250,6 +260,15 @@ ansible_facts:
         launcher:
           description: What runs the cluster here already; empty where nothing does.
           type: str
+          returned: success
+        managed_by:
+          description: The host that told a swarm what the cluster runs; empty where the cluster is not in one.
+          type: str
+          returned: success
+        kinds:
+          description: The kinds of processes that the cluster has here already, V(worker) and V(scheduler).
+          type: list
+          elements: str
           returned: success
         requests:
           description: Whether the host's Python has what modules talk to Docker by.
@@ -326,6 +345,8 @@ from ansible_collections.flotilla.dask.plugins.module_utils.launch.layout import
     layout,
     own_directory,
 )
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.members import parse_members
+from ansible_collections.flotilla.dask.plugins.module_utils.launchers import kinds_here
 
 CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 ENCRYPT = [
@@ -418,6 +439,7 @@ def installed(place: Layout) -> dict[str, str]:
         "authorities": read_own(place.authorities),
         "certificate": certificate.group() if certificate else "",
         "launcher": description.get("launcher", ""),
+        "managed_by": (description.get("swarm") or {}).get("host", ""),
         "membership": read(place.membership),
     }
 
@@ -518,6 +540,7 @@ def main() -> None:
             "texts": {"type": "list", "elements": "str", "default": []},
             "units": {"type": "dict", "default": {}},
             "exclusive": {"type": "bool", "default": False},
+            "members": {"type": "bool", "default": False},
             "wait": {"type": "int", "default": 0},
             "run": {"type": "str", "default": ""},
             "holder": {"type": "str", "default": ""},
@@ -568,6 +591,8 @@ def main() -> None:
             "texts": {path: read_text(path) or "" for path in chain(*map(glob.glob, options["texts"]))},
             **(engine() if options["containers"] else {}),
             **({"swarm": swarm(), "encryption_problem": encryption_problem()} if options["swarm"] else {}),
+            "members": parse_members(read_text(place.members), place.members) if options["members"] else {},
+            "kinds": kinds_here(place.configuration, options["cluster"]),
             **installed(place),
             **claims(options, place),
         }

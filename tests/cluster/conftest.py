@@ -72,12 +72,15 @@ class Ansible:
         return self._server.run(command, "--inventory", str(self.directory / "hosts"), *arguments, timeout=SECONDS)
 
     def module(self, module: str, *flags: str, **options: t.Any) -> dict[str, t.Any]:
-        """Runs a module as a task and returns its result; ``shown`` is what the task printed besides."""
+        """Runs a module as a task and returns its result; ``shown`` is what the task printed besides, ``warned`` are
+        warnings.
+        """
         arguments = json.dumps({"home": str(self.home), "cluster": NAME, **options})
         outcome = self.run("ansible", "localhost", "-m", "flotilla.dask." + module, "-a", arguments, *flags)
         before, arrow, result = outcome.stdout.partition(" => {")
         assert arrow, outcome.stdout + outcome.stderr
-        return {**json.loads("{" + result), "shown": before, "failed": "FAILED!" in before}
+        said = {"shown": before, "warned": outcome.stderr, "failed": "FAILED!" in before}
+        return {**json.loads("{" + result), **said}
 
     def info(self, **options: t.Any) -> dict[str, t.Any]:
         return self.module("dask_cluster_info", **options)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from ansible_collections.flotilla.dask.tests.cluster.conftest import NAME, Ansible, Cluster
+from ansible_collections.flotilla.dask.tests.cluster.conftest import LOOPBACK, NAME, Ansible, Cluster
 
 
 def test_a_cluster_that_is_as_planned_is_healthy(ansible: Ansible, cluster: Cluster) -> None:
@@ -53,6 +54,31 @@ def test_a_worker_that_is_missing_is_named_and_waited_for(ansible: Ansible, clus
         waiting = pool.submit(ansible.info, wait=60)
         cluster.start()
         assert waiting.result()["cluster"]["health"] == "healthy"
+
+
+def test_a_worker_that_nobody_planned_is_named_with_its_host_and_is_no_reason_to_wait(
+    ansible: Ansible, cluster: Cluster
+) -> None:
+    planned, left = cluster.workers
+    description = cluster.plan["description"]
+    here, there = ({"address": LOOPBACK, "declared": declared} for declared in (True, False))
+    members = Path(cluster.plan["directories"]["members"])
+    members.write_text(json.dumps({"here": here, "there": there}))
+    promised = [each for each in description["workers"] if each["name"] == planned]
+    Path(cluster.plan["directories"]["description"]).write_text(json.dumps({**description, "workers": promised}))
+    try:
+        outcome = ansible.info(wait=0.1, wait_for="planned")
+        in_vain = ansible.info(wait=0.1)
+    finally:
+        Path(cluster.plan["directories"]["description"]).write_text(json.dumps(description))
+        members.unlink()
+    state = outcome["cluster"]
+    assert (state["health"], state["complete"], state["unplanned"]) == ("degraded", True, [left])
+    assert {**there, "name": "there", "workers": [left]} in state["members"]
+    assert "Host there ({0}) is no longer in the inventory groups".format(LOOPBACK) in outcome["warned"]
+    assert "not planned and take tasks all the same: {0} (tls://".format(left) in outcome["warned"]
+    assert in_vain["failed"]
+    assert "Host there" not in in_vain["warned"]
 
 
 def test_a_scheduler_that_does_not_answer_in_the_time_given_is_unreachable(

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from testbed import REMOVE_ALL, Ansible, Deployment, Hosts, Run, Scattered
+from testbed import REMOVE_ALL, Ansible, Deployment, Hosts, Run, Scattered, traces
 
 SMALL = {
     "name": "small",
@@ -76,13 +76,22 @@ def test_check_mode_finds_nothing_to_do(ansible: Ansible) -> None:
     assert run.changed == {}
 
 
-def test_only_what_changed_restarts_and_what_is_gone_is_removed(ansible: Ansible, hosts: Hosts) -> None:
+def test_only_what_changed_restarts_and_what_is_gone_is_removed(
+    ansible: Ansible, hosts: Hosts, with_workers: Callable[..., Ansible]
+) -> None:
     groups = [{**SMALL, "processes": 1, "memory": "512 MiB"}, {**LARGE, "secrets": {"OF_LARGE": "one-two-three"}}]
     expected = {"started": [], "restarted": ["worker-large-0"], "removed": ["worker-small-1"]}
     predicted = ansible.playbook("flotilla.dask.site", "--check", extra_vars={"dask_worker_groups": groups})
     assert processes(predicted, "worker1") == expected
-    changed = ansible.playbook("flotilla.dask.site", extra_vars={"dask_worker_groups": groups})
+    regrouped = with_workers("scheduler", "worker1")
+    changed = regrouped.playbook("flotilla.dask.site", extra_vars={"dask_worker_groups": groups})
     assert changed.ok, changed.problems
+    assert f"Host worker2 ({hosts.address('worker2')}) is no longer in the inventory groups" in changed.output
+    assert "its workers worker2-large-0, worker2-small-0, worker2-small-1 take tasks" in changed.output
+    remove_worker2 = {"dask_host_name": "worker2", **REMOVE_ALL}
+    left = regrouped.playbook("flotilla.dask.remove_host", extra_vars=remove_worker2)
+    assert left.ok, left.problems
+    assert set(traces(hosts)) == {"scheduler", "worker1"}
     assert processes(changed, "worker1") == expected
     assert not hosts["worker1"].file("/etc/systemd/system/dask-main-worker-small-1.service").exists
     assert hosts["worker1"].file("/etc/dask/main/secrets/worker-large/OF_LARGE").mode == 0o400
@@ -95,6 +104,9 @@ def test_only_what_changed_restarts_and_what_is_gone_is_removed(ansible: Ansible
         "removed": [],
     }
     assert not hosts["worker1"].file("/etc/dask/main/secrets/worker-large/OF_LARGE").exists
+    assert processes(restored, "scheduler")["removed"] == ["worker-large-0", "worker-small-0"]
+    units = hosts["scheduler"].check_output("systemctl list-units --all --no-legend 'dask-main-*'")
+    assert "dask-main-worker" not in units
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_teardown_ends_jobs_and_keeps_records_authority_and_bundles_until_it_is_
     files = "find /etc/dask /opt/dask /var/lib/dask -type f -not -path '/var/lib/dask/main/jobs/*' | sort"
     assert scheduler.run(files).stdout.split() == [
         "/etc/dask/.flotilla-dask",
-        "/etc/dask/account.json",
+        "/etc/dask/account",
         "/etc/dask/main/.flotilla-dask",
         "/etc/dask/main/created.json",
         "/var/lib/dask/.flotilla-dask",

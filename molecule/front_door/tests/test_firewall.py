@@ -125,6 +125,20 @@ def test_every_port_is_open_to_exactly_those_whom_it_is_for(ansible: Ansible, ho
     assert reached_from(hosts, "gateway") == meant("gateway")
 
 
+@pytest.mark.usefixtures("restore")
+def test_a_host_that_left_is_let_in_until_it_is_removed(ansible: Ansible, hosts: Hosts) -> None:
+    recorded = hosts["scheduler"].file("/etc/dask/main/members.json").content_string
+    left = {"stranger": {"address": hosts.address("stranger"), "declared": False}}
+    write = "printf %%s %s > /etc/dask/main/members.json"
+    hosts["scheduler"].check_output(write, json.dumps({**json.loads(recorded), **left}))
+    try:
+        apply(ansible)
+        as_before = frozenset({"scheduler", "worker", "nanny"})
+        assert reached_from(hosts, "stranger") == meant("stranger", also=as_before)
+    finally:
+        hosts["scheduler"].check_output(write, recorded)
+
+
 def test_what_is_refused_is_counted_and_other_ports_are_left_alone(hosts: Hosts) -> None:
     def refused(name: str) -> dict[str, int]:
         listed = hosts[name].check_output(f"nft list table {OURS}")

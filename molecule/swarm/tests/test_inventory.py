@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from engines import site
-from testbed import Ansible, Hosts
+from testbed import Ansible, Cluster, Hosts, traces
 
 WORKER = {"name": "cpu", "memory": "512 MiB", "replicas": 2}
 ENCRYPT = (
@@ -44,8 +46,16 @@ def test_encryption_is_refused_where_the_kernel_lacks_it(ansible: Ansible, hosts
         assert "cannot encrypt what containers send each other" in refusal(ansible, dask_swarm_encrypted=True)
 
 
-def test_a_host_of_another_swarm_is_refused(ansible: Ansible, hosts: Hosts) -> None:
-    hosts["node2"].check_output("docker swarm leave")
+def test_a_host_leaves_the_swarm_with_the_cluster_and_one_of_another_swarm_is_refused(
+    ansible: Ansible, hosts: Hosts, cluster: Cluster, with_workers: Callable[..., Ansible]
+) -> None:
+    left = with_workers("node1").playbook("flotilla.dask.remove_host", extra_vars={"dask_host_name": "node2"})
+    assert left.ok, left.problems
+    nodes = hosts["manager"].check_output("docker node ls --format '{{.Status}}'").split()
+    assert nodes == ["Ready", "Ready"]
+    assert traces(hosts).get("node2", "") == ""
+    assert cluster.state(wait=300)["health"] == "healthy"
+
     hosts["node2"].check_output(f"docker swarm init --advertise-addr {hosts.address('node2')}")
     try:
         assert "node2, which is in another swarm" in refusal(ansible)
@@ -53,9 +63,6 @@ def test_a_host_of_another_swarm_is_refused(ansible: Ansible, hosts: Hosts) -> N
         hosts["node2"].check_output("docker swarm leave --force")
     changed = site(ansible)
     assert changed["flotilla.dask.dask_swarm : Join the swarm"] == ["node2"]
-    nodes = hosts["manager"].check_output("docker node ls --format '{{.ID}} {{.Status}}'").splitlines()
-    [left] = [node.split()[0] for node in nodes if node.endswith(" Down")]
-    hosts["manager"].check_output(f"docker node rm {left}")
     assert site(ansible, "--check") == {}
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import typing as t
 
+from ansible_collections.flotilla.dask.plugins.module_utils.launch.members import undeclared
 from ansible_collections.flotilla.dask.plugins.module_utils.launch.settings import Reader
 
 Network = t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
@@ -46,7 +47,9 @@ def firewall_sources(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     Computed once for all hosts, as with a thousand of them each set has a thousand addresses.
 
     :param settings: ``cluster``, ``proxies`` and ``monitoring``: names of hosts; ``dask_host_address`` and ``found``:
-        host's name to the address that the inventory gives it, and to the one that was found out there, empty if none.
+        host's name to the address that the inventory gives it, and to the one that was found out there, empty if none;
+        ``members``: what ``members.cluster_members`` returns. A host that left the cluster's groups, and that the
+        cluster was not removed from, is let in as before: its workers hold data, and tasks that need that would hang.
     :return: ``sets``, each with the ``source`` whose addresses it has, and ``problems``, for ``firewall_rules`` to
         refuse on the hosts that have a firewall.
     """
@@ -61,6 +64,8 @@ def firewall_sources(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             if name not in networks:
                 networks[name] = _host(reader, name, said.get(name) or found.get(name) or "")
         addresses = {network for network in map(networks.__getitem__, names) if network}
+        if source == "cluster":
+            addresses |= set(_left_behind(reader, undeclared(settings.get("members") or {})))
         sets.extend(_sets(source, source, sorted(addresses, key=_order)))
     return {"sets": sets, "problems": reader.problems}
 
@@ -150,11 +155,30 @@ def _host(reader: Reader, name: str, address: t.Any) -> Network | None:
     if address == "":
         reader.refuse(variable, address, "its IP address; nothing is known of this host, which this run did not reach")
         return None
-    network = _parse(address)
-    if network is None or network.prefixlen != network.max_prefixlen or "/" in str(address):
+    network = _single(address)
+    if network is None:
         reader.refuse(variable, address, _ADDRESS_ALLOWED)
-        return None
     return network
+
+
+def _single(address: t.Any) -> Network | None:
+    """An address as a network, or None for what is none."""
+    return None if "/" in str(address) else _parse(address)
+
+
+def _left_behind(reader: Reader, addresses: t.Mapping[str, str]) -> t.Iterator[Network]:
+    """The addresses of hosts that are no longer declared; where none is known, nobody of that host was ever let in."""
+    for name, address in addresses.items():
+        network = _single(address)
+        if network:
+            yield network
+        elif address:
+            reader.refuse(
+                "address of host {0}, which is no longer in the cluster's groups".format(name),
+                address,
+                "{0}. Remove the cluster from it with 'ansible-playbook flotilla.dask.remove_host "
+                "-e dask_host_name={1}'".format(_ADDRESS_ALLOWED, name),
+            )
 
 
 def _parse(text: t.Any, strict: bool = True) -> Network | None:

@@ -21,6 +21,9 @@ DESCRIPTION = "cluster.json"
 ACCOUNT = "dask"
 """The account that runs processes of scope ``system``."""
 
+MEMBERS = "members.json"
+"""Name of the file, in the configuration directory, that lists the hosts that have the cluster."""
+
 USER_HOME = ".dask"
 """Directory below a user's home that holds the clusters of a user without root."""
 
@@ -150,13 +153,17 @@ class Layout:
         return posixpath.join(self.configuration, "secrets")
 
     @property
+    def members(self) -> str:
+        return posixpath.join(self.configuration, MEMBERS)
+
+    @property
     def membership(self) -> str:
         """Of a host that became a node of a swarm for the cluster's sake: which node."""
         return posixpath.join(self.configuration, "swarm")
 
     def as_dict(self) -> dict[str, t.Any]:
         names = "software environments bootstrap configuration state spill jobs logs authorities identity"
-        names += " dask_configuration in_process description readers membership secrets"
+        names += " dask_configuration in_process description readers members membership secrets"
         paths: dict[str, t.Any] = {name: getattr(self, name) for name in names.split()}
         return {**paths, "own": list(self.own), "parents": list(self.parents)}
 

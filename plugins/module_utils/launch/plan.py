@@ -225,6 +225,7 @@ def launch_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             "identity": place.identity if cluster.tls else "",
             "user": user,
             "jobs": place.jobs,
+            "members": place.members,
             "logs": _logs(cluster, launcher, place),
             "workers": settings.get("dask_promised_workers", []),
             "ports": sorted(port for process in processes for port in process.ports.values()),

@@ -52,6 +52,15 @@ def test_plays_that_follow_the_check_check_nothing_again(playbook: str) -> None:
         assert phase not in specifications(role)
 
 
+def test_what_left_a_host_is_stopped_once_the_workers_run_that_take_its_data() -> None:
+    plays = yaml.safe_load((ROOT / "playbooks" / "roll_out.yml").read_text())
+    order = [
+        (role, play["hosts"]) for play in plays for role, phase, _task in roles_of(play["tasks"]) if phase == "service"
+    ]
+    stops = order.index(("dask_common", "dask_scheduler:dask_workers"))
+    assert order.index(("dask_scheduler", "dask_scheduler")) < order.index(("dask_worker", "dask_workers")) < stops
+
+
 @pytest.mark.parametrize("role", ROLES, ids=lambda path: path.parent.name)
 def test_a_role_that_is_used_alone_checks_first(role: Path) -> None:
     first = yaml.safe_load((role / "main.yml").read_text())[0]

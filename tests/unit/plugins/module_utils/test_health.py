@@ -91,17 +91,39 @@ def test_a_worker_that_is_silent_for_less_than_half_a_minute_is_well() -> None:
 
 def test_workers_that_nobody_promised_are_named_with_where_they_are() -> None:
     found = _health.workers(identity(), NOW)
-    (reason,) = _health.degradations(found, [each for each in PROMISED if each["host"] != "beta"])
+    (reason,) = _health.surplus(found, [each for each in PROMISED if each["host"] != "beta"])
     (stranger,) = [each for each in found if each["name"].startswith("beta")]
     assert reason == f"1 workers are not planned and take tasks all the same: beta-cpu-0 ({stranger['address']})"
-    (reason,) = _health.degradations([{**stranger, "name": f"x-{number:02d}"} for number in range(12)], [])
+    (reason,) = _health.surplus([{**stranger, "name": f"x-{number:02d}"} for number in range(12)], [])
     assert reason.startswith("12 workers are not planned")
     assert reason.endswith(") and 2 more")
 
 
 def test_where_only_a_number_of_workers_counts_any_of_them_do() -> None:
     found = _health.workers(identity(), NOW)
-    assert _health.degradations(found, [], exactly=False) == []
+    assert _health.degradations(found, []) == []
+
+
+def test_a_host_that_is_no_longer_declared_is_named_with_its_workers_and_what_to_do() -> None:
+    found = _health.workers(identity(), NOW)  # all three from 10.0.0.1, of which beta's is not planned
+    promised = [each for each in PROMISED if each["host"] == "alpha"]
+    recorded = {
+        "alpha": {"address": "10.0.0.1", "declared": True},
+        "beta": {"address": "10.0.0.1", "declared": False},
+        "gamma": {"address": "", "declared": False},
+    }
+    listed = _health.members(found, promised, recorded)
+    assert [(each["name"], each["workers"]) for each in listed] == [
+        ("alpha", ["alpha-cpu-0", "alpha-cpu-1", "beta-cpu-0"]),
+        ("beta", ["beta-cpu-0"]),
+        ("gamma", []),
+    ]
+    beta, gamma = _health.leftovers(listed)
+    assert "Host beta (10.0.0.1) is no longer in the inventory groups" in beta
+    assert "its workers beta-cpu-0 take tasks" in beta
+    assert "ansible-playbook flotilla.dask.remove_host -e dask_host_name=beta" in beta
+    assert "Host gamma is no longer" in gamma
+    assert "no worker of it is connected" in gamma
 
 
 def test_of_many_missing_workers_ten_are_named_and_the_others_counted() -> None:

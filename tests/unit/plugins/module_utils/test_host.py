@@ -404,7 +404,7 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_p
 @pytest.fixture
 def account_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The list of who uses the account, of a host of the test's own."""
-    path = tmp_path / "etc" / "account.json"
+    path = tmp_path / "etc" / "account"
     path.parent.mkdir()
     monkeypatch.setattr(_host, "USERS", str(path))
     return path

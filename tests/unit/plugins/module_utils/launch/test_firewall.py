@@ -86,6 +86,25 @@ def judgement(rules: Given, address: str, port: int) -> bool | None:
     return False
 
 
+def test_a_host_that_left_is_let_in_as_a_part_of_the_cluster_until_it_is_removed() -> None:
+    members = {
+        "worker1": {"address": HOSTS["worker1"], "declared": True},
+        "left": {"address": "10.0.0.3", "declared": False},
+        "left6": {"address": "fd00:1::3", "declared": False},
+        "unknown": {"address": "", "declared": False},
+    }
+    before, after = (firewall_rules(given_settings(sources=sources(members=each))) for each in (members, {}))
+    for address in ("10.0.0.3", "fd00:1::3"):
+        assert [judgement(before, address, port) for port in (8786, 9000, 9100, 8787)] == [True, True, True, False]
+        assert not any(judgement(after, address, port) for port in (8786, 9000, 9100, 8787))
+
+
+def test_a_host_that_left_with_a_name_for_an_address_is_to_be_removed_first() -> None:
+    found = sources(members={"left": {"address": "left.lab", "declared": False}})
+    with pytest.raises(SettingsError, match=r"address of host left.* 'left.lab' .*remove_host -e dask_host_name=left"):
+        firewall_rules(given_settings(sources=found))
+
+
 def is_meant_for(purpose: str, address: str) -> bool:
     """Who may reach a port, said again and otherwise than the code does."""
     who = next((name for name, known in HOSTS.items() if known == address), "")
