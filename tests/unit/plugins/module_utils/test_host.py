@@ -415,7 +415,7 @@ def test_a_damaged_list_of_who_uses_the_account_ends_nobodys_processes(
     options: Options, account_users: Path, text: str
 ) -> None:
     account_users.write_text(text)
-    with pytest.raises(DaskError, match=r"account\.json is refused: it is not what the collection wrote"):
+    with pytest.raises(DaskError, match=r"etc/account is refused: it is not what the collection wrote"):
         Host({**options, "account": "daemon", "state": "absent"}).plan_absent()
 
 
