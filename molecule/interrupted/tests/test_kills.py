@@ -89,7 +89,7 @@ def test_a_run_that_is_killed_is_completed_by_the_next(
     again = ansible.playbook("flotilla.dask.site", extra_vars=wanted(number))
     assert (again.ok, again.changed) == (True, {}), again.problems
     assert lab.run(FILES).stdout.splitlines() == files
-    bundles = sorted(path.name for path in (certificates_directory / "bundles").iterdir())
+    bundles = sorted(path.name for path in (certificates_directory / "clients").iterdir())
     assert bundles == sorted(f"client{each}" for each in range(number + 1))
     assert list(certificates_directory.rglob(".*.tmp*")) == []
 
