@@ -27,10 +27,10 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.flotilla.dask.plugins.module_utils._digest import digest
-from ansible_collections.flotilla.dask.plugins.module_utils._runs import RENEW_SECONDS
+from ansible_collections.flotilla.dask.plugins.module_utils._runs import RENEW_SECONDS, SILENT_SECONDS
 
-OTHERS = 1
-"""Exit status of the command that renews a record where that is no longer this run's."""
+OTHERS = 77
+"""Exit status of what renews and removes a record where that is no longer this run's. Nothing else fails with it."""
 
 
 def controller() -> int:
@@ -121,13 +121,17 @@ def _detach(ended: int | t.Callable[[], bool]) -> None:
 
 
 def _keep_alive(action: ActionBase, path: str, run: str, ended: int | t.Callable[[], bool]) -> None:
-    ours = "grep -qF {0} {1}".format(shlex.quote(run), shlex.quote(path))
+    file, directory = shlex.quote(path), shlex.quote(os.path.dirname(path))
+    ours = "test -e {0} && grep -qF {1} {0} || exit {2}; ".format(file, shlex.quote(run), OTHERS)
     while not _ends_within(ended, RENEW_SECONDS):
-        if _command(action, "{0} && touch -c {1}".format(ours, shlex.quote(path))) == OTHERS:
+        if _command(action, "{0}touch -c {1}".format(ours, file)) == OTHERS:
             return
-    _command(
-        action, "{0} && rm -f {1} && rmdir {2}".format(ours, shlex.quote(path), shlex.quote(os.path.dirname(path)))
-    )
+    # Where the host is not reached the next run would wait for this one, so that it is tried again.
+    until = time.monotonic() + SILENT_SECONDS
+    while _command(action, "{0}rm -f {1} && {{ rmdir {2} || true; }}".format(ours, file, directory)) not in (0, OTHERS):
+        if time.monotonic() > until:
+            return
+        time.sleep(1)
 
 
 def _command(action: ActionBase, command: str) -> int | None:

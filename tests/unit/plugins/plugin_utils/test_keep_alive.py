@@ -30,7 +30,12 @@ from ansible_collections.flotilla.dask.plugins.plugin_utils import runs
 runs.RENEW_SECONDS = 0.05
 
 class Action:
+    failures = 2 if sys.argv[2] == "fails to reach the host" else 0
+
     def _low_level_execute_command(self, command):
+        if self.failures:
+            self.failures -= 1
+            return {"rc": 1}
         return {"rc": subprocess.run(["sh", "-c", command], check=False).returncode}
 
 path, end = sys.argv[1:]
@@ -38,7 +43,7 @@ worker = multiprocessing.get_context("fork").Process(target=runs.keep_alive, arg
 worker.start()
 worker.join()
 print("works", flush=True)
-if end == "ends":
+if end in ("ends", "fails to reach the host"):
     sys.exit()
 if end == "fails":
     sys.exit(2)
@@ -69,7 +74,7 @@ def start(record: Path, end: str, root: Path) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("end", ["ends", "fails"])
+@pytest.mark.parametrize("end", ["ends", "fails", "fails to reach the host"])
 def test_a_run_that_ends_leaves_no_record_and_nobody_waits_for_what_kept_it(record: Path, root: Path, end: str) -> None:
     with start(record, end, root) as process:
         assert process.communicate(timeout=SECONDS)[0] == ""  # its output has an end: nothing else has it open
