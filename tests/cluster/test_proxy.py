@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import subprocess
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
@@ -326,6 +328,8 @@ def test_clusters_that_share_a_proxy_have_their_own_paths_and_users(implementati
 def proxy(request: pytest.FixtureRequest, cluster: Cluster) -> t.Iterator[Proxy]:
     """A proxy before the dashboards of a real cluster."""
     served = site(request.param, cluster_endpoints({"here": cluster.plan}))
+    account = pwd.getpwnam("www-data" if request.param == "nginx" else "root")
+    Path(cluster.plan["directories"]["readers"]).write_text("{0.pw_uid} {0.pw_name}\n".format(account))
     with running(request.param, served) as proxy:
         yield proxy
 
