@@ -23,11 +23,12 @@ SECONDS = 20.0
 
 # A run of Ansible as far as this matters: a process with a worker, which starts what keeps the record alive.
 RUN = """
-import multiprocessing, subprocess, sys, time
+import multiprocessing, signal, subprocess, sys, time
 import ansible.plugins.loader
 from ansible_collections.flotilla.dask.plugins.plugin_utils import runs
 
 runs.RENEW_SECONDS = 0.05
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever runs the tests may have ignored
 
 class Action:
     failures = 2 if sys.argv[2] == "fails to reach the host" else 0
