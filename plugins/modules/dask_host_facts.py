@@ -552,11 +552,13 @@ def main() -> None:
     # A name that is none is refused by the plan, and leads to no file before that.
     named = options["exclusive"] and is_identifier(options["cluster"])
     record = record_path(options["cluster"], place.configuration, user_directory()) if named else ""
+    kept: dict[str, str] = {}  # what the controller removes when the run ends, also where the host is refused
     try:
         directories = [absolute(path) for path in options["directories"]]
         if record:
             # First of all, as what is found out is true only while no other run changes it.
             be_exclusive(module, record)
+            kept = {} if module.check_mode else {"record": record}
         if options["environment_path"]:
             check_environment(options["environment_path"], is_systems(options))
         account = pwd.getpwuid(os.geteuid())
@@ -597,8 +599,7 @@ def main() -> None:
             **claims(options, place),
         }
     except DaskError as error:
-        module.fail_json(msg=str(error))
-    kept = {"record": record} if record and not module.check_mode else {}
+        module.fail_json(msg=str(error), **kept)
     module.exit_json(changed=False, ansible_facts={"dask_host": facts}, **kept)
 
 

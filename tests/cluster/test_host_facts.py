@@ -21,3 +21,12 @@ def test_a_host_says_which_paths_are_there_and_what_is_in_files(ansible: Ansible
     assert facts["paths"] == dict(zip(paths, (True, True, False)))
     assert facts["texts"] == {str(tmp_path / name): name + "\n" for name in ("one.json", "two.json")}
     assert ansible.module("dask_host_facts")["ansible_facts"]["dask_host"]["paths"] == {}
+
+
+def test_a_run_that_is_refused_on_the_host_keeps_no_other_run_waiting(ansible: Ansible) -> None:
+    options = {"exclusive": True, "scope": "user"}
+    refused = ansible.module("dask_host_facts", **options, environment_path="/nowhere/at/all")
+    assert refused["failed"]
+    assert "/nowhere/at/all" in refused["msg"]
+    following = ansible.module("dask_host_facts", **options, wait=30)
+    assert not following["failed"], following["msg"]
