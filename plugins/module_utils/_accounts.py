@@ -363,9 +363,17 @@ def _answer(account: Account, work: t.Callable[[], t.Any], writing: int) -> t.No
             answer: dict[str, t.Any] = {"outcome": work()}
         except DaskError as error:
             answer = {"error": str(error)}
-        except BaseException:
-            answer = {"error": traceback.format_exc()}
+        except BaseException as error:
+            answer = {"error": _told(error)}
         with open(writing, "wb") as file:
             file.write(json.dumps(answer).encode())
     finally:
         os._exit(0)
+
+
+def _told(error: BaseException) -> str:
+    """Returns a traceback; the error alone where the account cannot read what a traceback is made with."""
+    try:
+        return traceback.format_exc()
+    except Exception:
+        return repr(error)

@@ -115,6 +115,17 @@ def test_an_error_in_words_stays_one_and_any_other_is_told(nobody: Account) -> N
         nobody.run(lambda: 1 // 0)
 
 
+def test_an_error_is_told_also_where_the_account_cannot_read_what_a_traceback_needs(
+    nobody: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable() -> str:
+        raise PermissionError
+
+    monkeypatch.setattr("traceback.format_exc", unreadable)
+    with pytest.raises(DaskError, match="ZeroDivisionError"):
+        nobody.run(lambda: 1 // 0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_work_that_somebody_kills_is_an_error_in_words(nobody: Account, number: int) -> None:
     with pytest.raises(DaskError, match="as account stranger was ended by something else"):
